@@ -1,0 +1,1 @@
+"""The values that cross every border of gammabeta. Loads neither torch nor SQL."""

@@ -1,0 +1,58 @@
+"""The two kinds of schema: what a client sends (closed: an unknown key is an error), and what it gets (open: a newer
+service may say more than an older client knows)."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+
+
+class Request(BaseModel):
+    """A value that a client sends: frozen, closed, finite numbers only."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class Answer(BaseModel):
+    """A value that the service gives: frozen; keys that this version does not know are ignored."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, use_attribute_docstrings=True)
+
+
+def _check_name(value: str) -> str:
+    if not re.match(NAME_PATTERN, value):
+        raise PydanticCustomError(
+            "name",
+            "must be 1 to 64 letters, digits, '.', '_' or '-', the first a letter or a digit. "
+            "Choose a name such as 'digits' or 'churn-2'.",
+        )
+    return value
+
+
+Name = Annotated[str, AfterValidator(_check_name), Field(json_schema_extra={"pattern": NAME_PATTERN})]
+"""The name of a dataset, a model or a layer."""
+
+
+def not_supported(what: str, instead: str, *, key: str | None = None) -> PydanticCustomError:
+    """The validation error for something that is known in the field and not built here (yet). `key` names the one key
+    of the received object that is meant."""
+    context = {"what": what, "instead": instead} | ({"key": key} if key else {})
+    return PydanticCustomError("not_supported", "{what} is not supported yet. {instead}", context)
+
+
+def refuse_not_yet(value: Any, not_yet: frozenset[str], owner: str) -> Any:
+    """For a `mode="before"` validator: refuse keys that the contract knows and this version does not do."""
+    if isinstance(value, dict):
+        for key in sorted(not_yet & value.keys()):
+            raise not_supported(f"'{key}' of {owner}", f"Leave '{key}' out.", key=key)
+    return value
+
+
+def wrong(key: str, message: str, **context: Any) -> PydanticCustomError:
+    """The validation error of a rule that spans keys; `key` is the one that the user should change."""
+    return PydanticCustomError("invalid", message, {**context, "key": key})

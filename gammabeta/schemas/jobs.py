@@ -1,0 +1,238 @@
+"""Jobs: what is submitted, what is shown, what a dry run says.
+
+The stored states, and the words derived from them:
+
+    queued ──► running ──► succeeded | failed | cancelled
+      paused
+    cancelling = running and a cancel was requested; retrying = queued after an attempt
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from gammabeta.schemas.base import Answer, Name, Request, not_supported, refuse_not_yet
+from gammabeta.schemas.networks import LayersNetwork, NetworkSpec
+from gammabeta.schemas.preprocessing import PreprocessingSpec
+from gammabeta.schemas.training import TrainingSpec
+
+
+class JobState(StrEnum):
+    """What the database stores."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSED = "paused"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def terminal(self) -> bool:
+        return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
+
+
+JobStatus: TypeAlias = Literal[
+    "queued", "running", "paused", "succeeded", "failed", "cancelled", "cancelling", "retrying"
+]
+
+
+class Lane(StrEnum):
+    """Which slots a job may take: `light` for short work, so that a long training never blocks an upload."""
+
+    TRAIN = "train"
+    LIGHT = "light"
+
+
+class Resources(Request):
+    """What the job needs of a worker."""
+
+    devices: Literal[1] = 1
+
+
+class TrainRequest(Request):
+    """Train `network` on `dataset` and publish the result as a new version of `model`."""
+
+    kind: Literal["train"] = "train"
+    dataset: str = Field(min_length=1, max_length=64)
+    """The id (`ds_…`) or the name of a data set."""
+    model: Name
+    network: NetworkSpec
+    preprocessing: PreprocessingSpec = PreprocessingSpec()
+    training: TrainingSpec = TrainingSpec()
+    resources: Resources = Resources()
+    priority: int = Field(default=0, ge=-1_000, le=1_000)
+    """Higher goes first."""
+    metadata: dict[str, str] = Field(default_factory=dict, max_length=32)
+
+    NOT_YET: ClassVar[frozenset[str]] = frozenset({"init_from", "freeze_batch_norm", "max_seconds"})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_not_yet(cls, value: Any) -> Any:
+        return refuse_not_yet(value, cls.NOT_YET, "a train job")
+
+    @field_validator("metadata")
+    @classmethod
+    def _short(cls, value: dict[str, str]) -> dict[str, str]:
+        for key, text in value.items():
+            if not 1 <= len(key) <= 64 or len(text) > 512:
+                raise PydanticCustomError("metadata", "keys must have 1 to 64 characters, values at most 512")
+        return value
+
+
+KINDS_NOT_YET = frozenset({"evaluate", "predict", "recalibrate", "compare", "export"})
+
+
+def _refuse_kinds_not_yet(value: Any) -> Any:
+    if isinstance(value, dict) and value.get("kind") in KINDS_NOT_YET:
+        raise not_supported(f"a job of kind '{value['kind']}'", 'Write "kind": "train".', key="kind")
+    return value
+
+
+def _job_kind(value: Any) -> str | None:
+    kind = value.get("kind", "train") if isinstance(value, dict) else getattr(value, "kind", None)
+    return kind if isinstance(kind, str) else None
+
+
+JobRequest: TypeAlias = Annotated[
+    Annotated[TrainRequest, Tag("train")],
+    Discriminator(_job_kind, custom_error_type="kind", custom_error_message="kind must be 'train'"),
+    BeforeValidator(_refuse_kinds_not_yet),
+]
+
+
+class ResolvedTrainRequest(Answer):
+    """A train request with every `auto` and every name resolved: what runs, and what is shown and stored."""
+
+    kind: Literal["train"] = "train"
+    dataset: str
+    """Always the id."""
+    model: str
+    network: LayersNetwork
+    preprocessing: PreprocessingSpec
+    training: TrainingSpec
+    resources: Resources
+    priority: int
+    metadata: dict[str, str]
+
+
+class Progress(Answer):
+    """How far a running job is."""
+
+    step: int = 0
+    steps: int = 0
+    epoch: int = 0
+    """The epoch under way, from 1."""
+    epochs: int = 0
+    fraction: float = 0.0
+    eta_seconds: float | None = None
+    samples_per_second: float | None = None
+    metrics: dict[str, float] = {}
+    """The newest of each: loss, accuracy or mae, val_loss, …"""
+
+
+class JobError(Answer):
+    """Why a job failed."""
+
+    code: str
+    message: str
+
+
+class JobWarning(Answer):
+    """Something that the user should know about a run that went on."""
+
+    code: str
+    message: str
+
+
+class Job(Answer):
+    """A job as the service shows it."""
+
+    id: str
+    kind: str
+    status: JobStatus
+    queue_position: int | None = None
+    """1: next of its lane. None unless queued."""
+    progress: Progress | None = None
+    attempt: int
+    """How often it was claimed."""
+    model: str | None = None
+    version: str | None = None
+    dataset: str | None = None
+    device: str | None = None
+    result: dict[str, Any] | None = None
+    error: JobError | None = None
+    warnings: tuple[JobWarning, ...] = ()
+    metadata: dict[str, str] = {}
+    created_at: datetime
+    started_at: datetime | None = None
+    """When the newest attempt began."""
+    finished_at: datetime | None = None
+    request: dict[str, Any]
+
+
+class Message(Answer):
+    """A remark of the dry run."""
+
+    field: str
+    severity: Literal["info", "warning"]
+    code: str
+    message: str
+
+
+class LayerRow(Answer):
+    """A row of the layer table."""
+
+    name: str
+    type: str
+    inputs: tuple[str, ...]
+    output_shape: tuple[int, ...]
+    parameters: int
+    details: dict[str, Any] = {}
+    """Batch norm: the moving variance's estimator (`biased` or `unbiased`) and both momenta."""
+
+
+class DryRun(Answer):
+    """What a submission would do, without doing it."""
+
+    request: ResolvedTrainRequest
+    layers: tuple[LayerRow, ...]
+    parameters: int
+    memory_bytes: int
+    """Estimated: parameters, gradients, optimizer and the activations of one batch."""
+    steps: int
+    messages: tuple[Message, ...]
+
+
+class Event(Answer):
+    """Something that happened to a job. `id` is the cursor."""
+
+    id: int
+    job: str
+    type: str
+    attempt: int
+    data: dict[str, Any] = {}
+    created_at: datetime
+
+
+class Series(Answer):
+    """One metric of a job over its steps."""
+
+    name: str
+    step: list[int]
+    epoch: list[int]
+    value: list[float | None]
+    """None where it was not finite."""
+
+
+class Metrics(Answer):
+    """All asked-for series of a job."""
+
+    job: str
+    series: tuple[Series, ...]

@@ -1,0 +1,109 @@
+"""Models, versions and aliases as the service shows them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from gammabeta.schemas.base import Answer, Request
+from gammabeta.schemas.networks import LayersNetwork
+from gammabeta.schemas.preprocessing import FittedPreprocessing
+
+
+class VersionSummary(Answer):
+    """A version in a list."""
+
+    version: str
+    job: str
+    dataset: str
+    created_at: datetime
+    metrics: dict[str, dict[str, Any]]
+    weights_sha256: str
+    batchnorm_digest: str
+
+
+class Model(Answer):
+    """A name with versions, newest first, and aliases."""
+
+    name: str
+    versions: tuple[VersionSummary, ...]
+    aliases: dict[str, str]
+    created_at: datetime
+
+
+class Version(Answer):
+    """A trained network. It never changes."""
+
+    model: str
+    version: str
+    job: str
+    dataset: str
+    created_at: datetime
+    network: LayersNetwork
+    preprocessing: FittedPreprocessing
+    classes: tuple[str, ...] | None
+    """The labels in the order of the scores; None for a number."""
+    metrics: dict[str, dict[str, Any]]
+    """`train`, `validation`, `test`: loss, accuracy, macro_f1, per_class … or loss, mae, rmse, r2."""
+    weights_sha256: str
+    batchnorm_digest: str
+    parameters: int
+    parent: str | None = None
+
+
+class Alias(Answer):
+    """A word for a version."""
+
+    model: str
+    alias: str
+    version: str
+
+
+class AliasRequest(Request):
+    """Which version the alias shall name."""
+
+    version: str
+
+
+class BatchNormLayer(Answer):
+    """The state of one batch-norm layer."""
+
+    name: str
+    channels: int
+    axis: int
+    epsilon: float
+    momentum: float
+    """Keras' sense: the weight of the old value."""
+    torch_momentum: float
+    """torch's: one minus it."""
+    updates: int
+    initial_weight: float
+    """momentum ** updates: how much of the moving statistics is still their initial value."""
+    gamma: list[float] | None
+    beta: list[float] | None
+    moving_mean: list[float]
+    moving_variance: list[float]
+
+
+class BatchNormAnswer(Answer):
+    """The batch-norm state of a version."""
+
+    digest: str
+    layers: tuple[BatchNormLayer, ...]
+
+
+class Served(Answer):
+    """What is in the memory of the process that answered."""
+
+    model: str
+    version: str
+    engine: str
+    max_difference: float
+    """Of the engine's outputs to the eval-mode torch network, on a probe; 0 where the engine is that network."""
+    training: bool
+    """Whether any module is in training mode. Never true."""
+    digest: str
+    """Recomputed now from the module in memory."""
+    stored_digest: str
+    predictions: int
+    """Rows answered by this process since it loaded the version."""

@@ -1,0 +1,90 @@
+"""Presets written out as layers. A dense layer or convolution right before a centred batch norm has no bias: beta does
+its work, and the bias would get a gradient of rounding noise that adam amplifies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gammabeta.schemas.networks import (
+    Activation,
+    AnyLayer,
+    BatchNorm,
+    BatchNormOptions,
+    CnnPreset,
+    Conv2D,
+    Dense,
+    Dropout,
+    Flatten,
+    LayersNetwork,
+    MaxPool,
+    MlpPreset,
+    NetworkSpec,
+    Preset,
+)
+
+PRESETS: dict[str, type[Preset]] = {"mlp": MlpPreset, "cnn": CnnPreset}
+
+
+def expand(network: NetworkSpec, *, input_rank: int) -> LayersNetwork:
+    """The network as layers; `input_rank` counts the dimensions of a row."""
+    match network:
+        case MlpPreset():
+            return LayersNetwork(layers=tuple(_mlp(network, flat=input_rank == 1)))
+        case CnnPreset():
+            return LayersNetwork(layers=tuple(_cnn(network)))
+        case LayersNetwork():
+            return network
+
+
+def _mlp(preset: MlpPreset, *, flat: bool) -> Iterator[AnyLayer]:
+    if not flat:
+        yield Flatten()
+    for index, units in enumerate(preset.hidden):
+        norm, before = _norm_of(preset, index)
+        yield Dense(units=units, use_bias=not _makes_bias_redundant(norm, before=before))
+        yield from _activated(preset, norm, before=before)
+        if preset.dropout:
+            yield Dropout(rate=preset.dropout)
+    yield Dense(units="classes")
+
+
+def _cnn(preset: CnnPreset) -> Iterator[AnyLayer]:
+    for index, filters in enumerate(preset.filters):
+        norm, before = _norm_of(preset, index)
+        yield Conv2D(
+            filters=filters,
+            kernel_size=preset.kernel_size,
+            padding="same",
+            use_bias=not _makes_bias_redundant(norm, before=before),
+        )
+        yield from _activated(preset, norm, before=before)
+        yield MaxPool()
+    yield Flatten()
+    for index, units in enumerate(preset.hidden, start=len(preset.filters)):
+        norm, before = _norm_of(preset, index)
+        yield Dense(units=units, use_bias=not _makes_bias_redundant(norm, before=before))
+        yield from _activated(preset, norm, before=before)
+        if preset.dropout:
+            yield Dropout(rate=preset.dropout)
+    yield Dense(units="classes")
+
+
+def _norm_of(preset: Preset, index: int) -> tuple[BatchNorm | None, bool]:
+    """The batch norm of a hidden layer, and whether it comes before the activation."""
+    choice = preset.batch_norm
+    if isinstance(choice, BatchNormOptions):
+        return choice.layer, choice.placement == "before_activation"
+    placement = choice if isinstance(choice, str) else choice[index]
+    return (None if placement == "none" else BatchNorm()), placement == "before_activation"
+
+
+def _makes_bias_redundant(norm: BatchNorm | None, *, before: bool) -> bool:
+    return norm is not None and before and norm.center
+
+
+def _activated(preset: Preset, norm: BatchNorm | None, *, before: bool) -> Iterator[AnyLayer]:
+    if norm is not None and before:
+        yield norm
+    yield Activation(function=preset.activation)
+    if norm is not None and not before:
+        yield norm

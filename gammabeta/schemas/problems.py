@@ -1,0 +1,123 @@
+"""Errors on the wire: RFC 9457 problem details, and pydantic's errors in our words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from gammabeta.errors import FieldError, InvalidRequest, NotSupported
+from gammabeta.schemas.base import Answer
+
+_REMEDIES = {
+    "missing": "is required",
+    "extra_forbidden": "is not a field here. Leave it out, or look at /docs for the fields there are",
+    "json_invalid": "must be JSON",
+}
+MAX_RECEIVED = 200
+"""How many characters of a received value an error repeats."""
+
+
+class ProblemField(Answer):
+    """One wrong field."""
+
+    field: str
+    message: str
+    received: Any = None
+    code: str = "invalid"
+
+
+class Problem(Answer):
+    """`application/problem+json`."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    errors: tuple[ProblemField, ...] = ()
+
+
+def invalid(error: ValidationError | Sequence[ErrorDetails], *, within: str = "") -> InvalidRequest:
+    """The error tree's form of a pydantic error. NotSupported when every complaint is that."""
+    details = _without_echoes(error.errors() if isinstance(error, ValidationError) else error)
+    fields = tuple(_field(each, within) for each in details)
+    cls = NotSupported if fields and all(each.code == "not_supported" for each in fields) else InvalidRequest
+    return cls(errors=fields)
+
+
+def _without_echoes(details: Sequence[ErrorDetails]) -> list[ErrorDetails]:
+    """Without the "too short" that pydantic adds to a list whose element it has just refused."""
+
+    def echoes(each: ErrorDetails) -> bool:
+        place = each["loc"]
+        return each["type"] == "too_short" and any(
+            other["loc"][: len(place)] == place and len(other["loc"]) > len(place) for other in details
+        )
+
+    return [each for each in details if not echoes(each)]
+
+
+def _field(error: ErrorDetails, within: str) -> FieldError:
+    kind, context, received = error["type"], error.get("ctx", {}), error.get("input")
+    message = _REMEDIES.get(kind, error["msg"].removeprefix("Value error, ").replace("Input should be", "must be"))
+    place = error["loc"]
+    if kind == "union_tag_invalid":
+        discriminator = context["discriminator"].strip("'")
+        message = f"must be one of {context['expected_tags']}"
+        place, received = (*place, discriminator), context["tag"]
+    elif "key" in context and isinstance(received, dict):
+        place, received = (*place, context["key"]), received.get(context["key"])
+    received = None if kind == "missing" else shortened(received)
+    return FieldError(
+        field=dotted(place, within),
+        message=message,
+        received=received,
+        code="not_supported" if kind == "not_supported" else "invalid",
+    )
+
+
+def dotted(location: tuple[int | str, ...], within: str = "") -> str:
+    """`network.layers[2].units`. The tags of unions, which no request contains, are left out."""
+    path, before = within, within
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif not _is_tag(part, before):
+            path += f".{part}" if path else part
+        before = f"{before}[]" if isinstance(part, int) else part
+    return path or "body"
+
+
+_LAYER_TAGS = frozenset(
+    "dense conv2d batch_norm activation max_pool average_pool global_average_pool flatten dropout add "
+    "concatenate".split()
+)
+_TAGS = {
+    "": frozenset({"body", "train"}),
+    "body": frozenset({"train"}),
+    "network": frozenset({"layers", "mlp", "cnn"}),
+    "batch_norm": frozenset({"everywhere", "each", "options"}),
+    "optimizer": frozenset({"adam", "adamw", "rmsprop", "sgd"}),
+    "options": frozenset({"layer"}),
+    "schedule": frozenset({"constant", "cosine", "step"}),
+}
+"""By the part before it."""
+
+
+def _is_tag(part: str, before: str) -> bool:
+    if before == "layers[]":
+        return part in _LAYER_TAGS
+    return part in _TAGS.get(before, ()) or part in ("int", "constrained-int") or part.endswith("]")
+
+
+def shortened(value: Any) -> Any:
+    """A received value small enough to repeat in an error."""
+    if isinstance(value, str | bytes) and len(value) > MAX_RECEIVED:
+        return f"{value[:MAX_RECEIVED]!r}… ({len(value):,} characters)"
+    if isinstance(value, bool | int | float | str) or value is None:
+        return value
+    text = repr(value)
+    return text if len(text) <= MAX_RECEIVED else f"{text[:MAX_RECEIVED]}…"

@@ -1,0 +1,252 @@
+"""Networks as requests: what is taken, what is refused, and how a refusal reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from gammabeta.errors import InvalidRequest, NotSupported
+from gammabeta.schemas.jobs import JobRequest, TrainRequest
+from gammabeta.schemas.networks import NetworkSpec
+from gammabeta.schemas.plans import plan_network
+from gammabeta.schemas.problems import invalid
+
+REQUEST: TypeAdapter[TrainRequest] = TypeAdapter(JobRequest)
+NETWORK: TypeAdapter[Any] = TypeAdapter(NetworkSpec)
+BASE = {"kind": "train", "dataset": "ds_1", "model": "digits", "network": {"preset": "mlp"}}
+
+
+def layers(*given: dict[str, Any]) -> dict[str, Any]:
+    return {"layers": list(given)}
+
+
+def refusal(body: Any) -> InvalidRequest:
+    with pytest.raises(ValidationError) as caught:
+        REQUEST.validate_python(body)
+    return invalid(caught.value)
+
+
+REFUSED: list[tuple[dict[str, Any], str, str, Any]] = [
+    ({"network": layers({"type": "dense", "units": 0})}, "network.layers[0].units", "greater than or equal to 1", 0),
+    ({"network": layers({"type": "dense", "units": -3})}, "network.layers[0].units", "greater than or equal to 1", -3),
+    ({"network": layers({"type": "lstm"})}, "network.layers[0].type", "must be one of 'dense'", "lstm"),
+    ({"network": layers({"type": "dense", "units": 3, "unit": 1})}, "network.layers[0].unit", "not a field", 1),
+    ({"network": {"preset": "vgg"}}, "network", "'preset' with mlp or cnn", "{'preset': 'vgg'}"),
+    ({"network": {"preset": "mlp", "hidden": [0]}}, "network.hidden[0]", "greater than or equal to 1", 0),
+    (
+        {"network": {"preset": "mlp", "batch_norm": {"momentum": 1.5}}},
+        "network.batch_norm.momentum",
+        "less than or equal to 1",
+        1.5,
+    ),
+    (
+        {"network": {"preset": "mlp", "hidden": [8, 8], "batch_norm": ["none"]}},
+        "network.batch_norm",
+        "one entry for each of hidden: 2",
+        "['none']",
+    ),
+    ({"network": layers({"type": "batch_norm", "momentum": -0.1})}, "network.layers[0].momentum", "equal to 0", -0.1),
+    ({"network": layers({"type": "batch_norm", "epsilon": 0})}, "network.layers[0].epsilon", "greater than 0", 0),
+    ({"network": layers({"type": "batch_norm", "axis": 0})}, "network.layers[0].axis", "that is the batch", 0),
+    (
+        {"network": layers({"type": "batch_norm", "gamma_initializer": "orthogonal"})},
+        "network.layers[0].gamma_initializer",
+        "has one dimension",
+        "orthogonal",
+    ),
+    (
+        {
+            "network": layers(
+                {
+                    "type": "batch_norm",
+                    "moving_variance_initializer": {"class_name": "Constant", "config": {"value": -1}},
+                }
+            )
+        },
+        "network.layers[0].moving_variance_initializer",
+        "negative variance",
+        "{'class_name': 'Constant', 'config': {'value': -1}}",
+    ),
+    ({"training": {"optimizer": {"name": "lion"}}}, "training.optimizer.name", "'adam', 'adamw', 'rmsprop'", "lion"),
+    ({"training": {"optimizer": {"learning_rate": 0}}}, "training.optimizer", "Unable to extract tag", None),
+    ({"training": {"epoch": 3}}, "training.epoch", "not a field", 3),
+    ({"training": {"epochs": 0}}, "training.epochs", "greater than or equal to 1", 0),
+    (
+        {"training": {"optimizer": {"name": "adam", "learning_rate": float("inf")}}},
+        "training.optimizer.learning_rate",
+        "finite",
+        None,
+    ),
+    ({"model": "../etc"}, "model", "letters, digits", "../etc"),
+    ({"kind": "dance"}, "body", "kind must be 'train'", None),
+]
+
+
+@pytest.mark.parametrize(("change", "field", "message", "received"), REFUSED, ids=[each[1] for each in REFUSED])
+def test_refusal_names_field_rule_and_value(change: dict[str, Any], field: str, message: str, received: Any) -> None:
+    error = refusal({**BASE, **change})
+    named = {each.field: each for each in error.errors}
+    assert field in named, named
+    assert message in " ".join(each.message for each in error.errors if each.field == field)
+    if received is not None:
+        assert named[field].received == received
+    assert type(error) is InvalidRequest
+
+
+NOT_YET: list[tuple[dict[str, Any], str]] = [
+    ({"network": {"preset": "resnet"}}, "network.preset"),
+    ({"network": layers({"type": "batch_norm", "renorm": True})}, "network.layers[0].renorm"),
+    ({"network": layers({"type": "batch_norm", "virtual_batch_size": 2})}, "network.layers[0].virtual_batch_size"),
+    ({"network": layers({"type": "batch_norm", "axis": [1, 2]})}, "network.layers[0].axis"),
+    ({"network": {"preset": "mlp", "batch_norm": {"fused": True}}}, "network.batch_norm.fused"),
+    ({"training": {"last_batch": "drop"}}, "training.last_batch"),
+    ({"training": {"class_weights": "balanced"}}, "training.class_weights"),
+    ({"kind": "evaluate"}, "kind"),
+    ({"max_seconds": 60}, "max_seconds"),
+    ({"init_from": {"model": "a", "version": "1"}}, "init_from"),
+]
+
+
+@pytest.mark.parametrize(("change", "field"), NOT_YET, ids=[each[1] for each in NOT_YET])
+def test_what_is_known_and_not_built_is_called_not_supported(change: dict[str, Any], field: str) -> None:
+    error = refusal({**BASE, **change})
+    assert isinstance(error, NotSupported)
+    assert [each.field for each in error.errors] == [field]
+    assert "not supported yet" in error.errors[0].message
+
+
+def plan(spec: dict[str, Any], shape: tuple[int, ...], outputs: int = 10) -> Any:
+    return plan_network(NETWORK.validate_python(spec), input_shape=shape, outputs=outputs)
+
+
+def test_mlp_preset_puts_batch_norm_between_a_dense_layer_without_bias_and_its_activation() -> None:
+    planned = plan({"preset": "mlp", "hidden": [64, 32]}, (20,))
+    assert [each.spec.type for each in planned.layers] == ["dense", "batch_norm", "activation"] * 2 + ["dense"]
+    assert [each.name for each in planned.layers][3:5] == ["dense_1", "batch_norm_1"]
+    assert planned.layers[0].spec.use_bias is False
+    assert planned.layers[-1].spec.units == 10
+    assert planned.parameters == 20 * 64 + 128 + 64 * 32 + 64 + 32 * 10 + 10
+
+
+def test_preset_keeps_the_bias_where_batch_norm_does_not_add_beta() -> None:
+    planned = plan({"preset": "mlp", "batch_norm": {"center": False}}, (20,))
+    assert planned.layers[0].spec.use_bias is True
+    planned = plan({"preset": "mlp", "batch_norm": "after_activation"}, (20,))
+    assert [each.spec.type for each in planned.layers] == ["dense", "activation", "batch_norm", "dense"]
+    assert planned.layers[0].spec.use_bias is True
+
+
+def test_preset_takes_a_placement_for_each_hidden_layer() -> None:
+    spec = {"preset": "mlp", "hidden": [8, 8, 8], "batch_norm": ["none", "before_activation", "after_activation"]}
+    types = [each.spec.type for each in plan(spec, (4,)).layers]
+    assert types == [
+        "dense",
+        "activation",
+        "dense",
+        "batch_norm",
+        "activation",
+        "dense",
+        "activation",
+        "batch_norm",
+        "dense",
+    ]
+
+
+def test_mlp_preset_flattens_images() -> None:
+    assert plan({"preset": "mlp"}, (28, 28, 1)).layers[0].output_shape == (784,)
+
+
+def test_cnn_preset_halves_the_image_after_each_convolution() -> None:
+    planned = plan({"preset": "cnn", "filters": [8, 16], "hidden": [32]}, (28, 28, 1))
+    shapes = [each.output_shape for each in planned.layers if each.spec.type == "max_pool"]
+    assert shapes == [(14, 14, 8), (7, 7, 16)]
+
+
+def test_plan_as_network_plans_to_itself() -> None:
+    planned = plan({"preset": "cnn"}, (28, 28, 1))
+    again = plan(planned.as_network().model_dump(mode="json"), (28, 28, 1))
+    assert again == planned
+
+
+def test_graph_joins_branches_by_name() -> None:
+    spec = layers(
+        {"type": "dense", "name": "a", "units": 8},
+        {"type": "dense", "name": "b", "units": 8, "inputs": ["input"]},
+        {"type": "add", "inputs": ["a", "b"]},
+        {"type": "concatenate", "inputs": ["add", "a"]},
+        {"type": "dense", "units": "classes"},
+    )
+    planned = plan(spec, (4,))
+    assert [each.output_shape for each in planned.layers] == [(8,), (8,), (8,), (16,), (10,)]
+    assert planned.layers[0].inputs == ("input",)
+
+
+MISFITS: list[tuple[dict[str, Any], tuple[int, ...], str, str]] = [
+    (layers({"type": "dense", "units": 3}), (28, 28, 1), "network.layers[0]", "Put a flatten layer before it"),
+    (
+        layers({"type": "conv2d", "filters": 3, "kernel_size": 3}),
+        (20,),
+        "network.layers[0]",
+        "[height, width, channels]",
+    ),
+    (layers({"type": "conv2d", "filters": 3, "kernel_size": 9}), (8, 8, 1), "network.layers[0]", 'padding "same"'),
+    (
+        layers({"type": "batch_norm", "axis": 2}, {"type": "dense", "units": 10}),
+        (20,),
+        "network.layers[0].axis",
+        "between 1 and 1",
+    ),
+    (layers({"type": "dense", "units": 7}), (20,), "network.layers[0]", "the last layer must give [10]"),
+    (layers({"type": "dense", "units": 10, "inputs": ["nobody"]}), (20,), "network.layers[0].inputs", "come before"),
+    (
+        layers({"type": "dense", "name": "x", "units": 1}, {"type": "dense", "name": "x", "units": 10}),
+        (20,),
+        "network.layers",
+        "unique",
+    ),
+    (
+        layers({"type": "dense", "units": 5}, {"type": "dense", "units": 10, "inputs": ["input"]}),
+        (20,),
+        "network.layers[0]",
+        "feeds no layer",
+    ),
+    (
+        layers(
+            {"type": "dense", "name": "a", "units": 5},
+            {"type": "dense", "name": "b", "units": 6, "inputs": ["input"]},
+            {"type": "add", "inputs": ["a", "b"]},
+        ),
+        (20,),
+        "network.layers[2].inputs",
+        "one shape",
+    ),
+]
+
+
+@pytest.mark.parametrize(("spec", "shape", "field", "message"), MISFITS)
+def test_layer_that_does_not_fit_is_named(
+    spec: dict[str, Any], shape: tuple[int, ...], field: str, message: str
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        plan(spec, shape)
+    assert caught.value.errors[0].field == field
+    assert message in caught.value.errors[0].message
+
+
+def test_names_are_given_around_those_that_are_taken() -> None:
+    spec = layers(
+        {"type": "dense", "units": 4}, {"type": "dense", "units": 4, "name": "dense_1"}, {"type": "dense", "units": 10}
+    )
+    assert [each.name for each in plan(spec, (4,)).layers] == ["dense", "dense_1", "dense_2"]
+
+
+def test_same_padding_rounds_up_and_valid_padding_rounds_down() -> None:
+    spec = layers(
+        {"type": "conv2d", "filters": 2, "kernel_size": 3, "strides": 2, "padding": "same"},
+        {"type": "max_pool", "pool_size": [2, 3], "strides": 1},
+        {"type": "global_average_pool"},
+        {"type": "dense", "units": "classes"},
+    )
+    assert [each.output_shape for each in plan(spec, (7, 9, 3)).layers[:3]] == [(4, 5, 2), (3, 3, 2), (2,)]
