@@ -92,7 +92,7 @@ class Initializer(Request):
         return self
 
     def lowest(self) -> float | None:
-        """The smallest value that it can give, where that is certain; None where a draw has no bound."""
+        """The smallest value that it can give; None where a draw is as often negative as positive."""
         return {"zeros": 0.0, "ones": 1.0, "constant": self.value, "random_uniform": self.minval}.get(self.name)
 
 

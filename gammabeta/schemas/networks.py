@@ -102,9 +102,7 @@ class BatchNorm(Layer):
         if self.axis == 0:
             raise wrong("axis", "must not be 0: that is the batch. Write -1 for the channels.")
         lowest = self.moving_variance_initializer.lowest()
-        if self.moving_variance_initializer.name in ("random_normal", "truncated_normal") or (
-            lowest is not None and lowest < 0
-        ):
+        if lowest is None or lowest < 0:
             raise wrong(
                 "moving_variance_initializer",
                 'must not give a negative variance. Write "ones", a constant >= 0 or a '

@@ -69,6 +69,12 @@ REFUSED: list[tuple[dict[str, Any], str, str, Any]] = [
         "negative variance",
         "{'class_name': 'Constant', 'config': {'value': -1}}",
     ),
+    (
+        {"network": layers({"type": "batch_norm", "moving_variance_initializer": "he_normal"})},
+        "network.layers[0].moving_variance_initializer",
+        "negative variance",
+        "he_normal",
+    ),
     ({"training": {"optimizer": {"name": "lion"}}}, "training.optimizer.name", "'adam', 'adamw', 'rmsprop'", "lion"),
     ({"training": {"optimizer": {"learning_rate": 0}}}, "training.optimizer", "Unable to extract tag", None),
     ({"training": {"epoch": 3}}, "training.epoch", "not a field", 3),
