@@ -1,0 +1,56 @@
+"""The checkpoints of a job, in the database; their bytes are blobs."""
+
+from __future__ import annotations
+
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.orm import Session
+
+from gammabeta.store import leases
+from gammabeta.store.tables import CheckpointRow, JobRow, now_ms
+
+
+def add_checkpoint(
+    session: Session, *, job_id: str, fence: int, ttl_ms: int, step: int, uri: str, sha256: str, bytes: int
+) -> bool:
+    """Note a checkpoint whose bytes are stored, and renew the lease. False: the fence is lost, nothing was written."""
+    renewal = (
+        update(JobRow)
+        .where(leases.held(job_id, fence))
+        .values(lease_until_ms=now_ms() + ttl_ms)
+        .returning(JobRow.id)
+        .execution_options(synchronize_session=False)
+    )
+    if session.scalar(renewal) is None:
+        return False
+    session.execute(
+        delete(CheckpointRow)
+        .where(CheckpointRow.job_id == job_id, CheckpointRow.fence == fence, CheckpointRow.step == step)
+        .execution_options(synchronize_session=False)
+    )
+    place = {"job_id": job_id, "fence": fence, "step": step, "uri": uri, "sha256": sha256, "bytes": bytes}
+    session.execute(insert(CheckpointRow).values(**place, created_ms=now_ms()))
+    return True
+
+
+def checkpoints_of(session: Session, job_id: str) -> list[CheckpointRow]:
+    """Newest first: a reader takes the first whose bytes are sound."""
+    newest_first = (CheckpointRow.fence.desc(), CheckpointRow.step.desc())
+    return list(session.scalars(select(CheckpointRow).where(CheckpointRow.job_id == job_id).order_by(*newest_first)))
+
+
+def forget_older(session: Session, *, job_id: str, fence: int, kept: int) -> list[str]:
+    """Drop all rows of the job but the newest `kept`: the places whose bytes can go once this is committed. None are
+    dropped where the fence is lost."""
+    if not leases.lock(session, job_id, fence):
+        return []
+    older = checkpoints_of(session, job_id)[kept:]
+    for row in older:
+        session.delete(row)
+    session.flush()
+    return [row.uri for row in older]
+
+
+def forget(session: Session, job_id: str) -> None:
+    """Drop the rows of a job that has ended."""
+    statement = delete(CheckpointRow).where(CheckpointRow.job_id == job_id)
+    session.execute(statement.execution_options(synchronize_session=False))

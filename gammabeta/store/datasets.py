@@ -1,0 +1,179 @@
+"""Data sets.
+
+    create ─► validating ─► ready ─► validating (a second file) ─► ready
+                    └─► failed                        └─► failed
+
+`publishing` has the steps that an ingestion job makes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import or_, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from gammabeta.errors import DatasetNotFound, NameTaken, WrongState
+from gammabeta.schemas.datasets import Dataset, DatasetError, DatasetFormat, DatasetManifest, DatasetState
+from gammabeta.schemas.jobs import JobState
+from gammabeta.store.jobs import INGEST
+from gammabeta.store.tables import DatasetRow, JobRow, moment, new_id, now_ms
+
+_LIVE = (JobState.QUEUED, JobState.RUNNING, JobState.PAUSED)
+
+
+def create(
+    session: Session,
+    *,
+    project_id: str,
+    name: str,
+    format: DatasetFormat,
+    bytes: int,
+    sha256: str,
+    options: dict[str, Any],
+    id: str | None = None,
+) -> DatasetRow:
+    """A data set whose file was received and is to be read. `id`: one that was made with `new_id("ds")` before.
+
+    Raises:
+        NameTaken: the project has one of this name.
+    """
+    row = DatasetRow(
+        id=id or new_id("ds"),
+        project_id=project_id,
+        name=name,
+        state="validating",
+        format=format,
+        bytes=bytes,
+        sha256=sha256,
+        options=options,
+        created_ms=now_ms(),
+    )
+    session.add(row)
+    try:
+        session.flush()
+    except IntegrityError as exc:
+        raise NameTaken(f"The name of a data set must be new. There is a '{name}': choose another one.") from exc
+    session.refresh(row)
+    return row
+
+
+def get(session: Session, project_id: str, id_or_name: str) -> DatasetRow:
+    """The data set with this id, else with this name.
+
+    Raises:
+        DatasetNotFound.
+    """
+    return _get(session, project_id, id_or_name, lock=False)
+
+
+def _get(session: Session, project_id: str, id_or_name: str, *, lock: bool) -> DatasetRow:
+    either = or_(DatasetRow.id == id_or_name, DatasetRow.name == id_or_name)
+    query = select(DatasetRow).where(DatasetRow.project_id == project_id, either)
+    query = query.with_for_update() if lock else query
+    rows = list(session.scalars(query.execution_options(populate_existing=True)))
+    if not rows:
+        raise DatasetNotFound(f"There is no data set '{id_or_name}'. GET /v1/datasets lists those that exist.")
+    return next((row for row in rows if row.id == id_or_name), rows[0])
+
+
+def find(
+    session: Session,
+    project_id: str,
+    *,
+    states: Iterable[DatasetState] = (),
+    after: str | None = None,
+    limit: int = 20,
+    ascending: bool = False,
+) -> list[DatasetRow]:
+    """A page of data sets in the order of their ids, which is the order of upload. `states`: any of them; none:
+    all."""
+    query = select(DatasetRow).where(DatasetRow.project_id == project_id)
+    if states:
+        query = query.where(DatasetRow.state.in_(list(states)))
+    if after is not None:
+        query = query.where(DatasetRow.id > after if ascending else DatasetRow.id < after)
+    return list(session.scalars(query.order_by(DatasetRow.id if ascending else DatasetRow.id.desc()).limit(limit)))
+
+
+def begin_second_split(
+    session: Session, row: DatasetRow, *, bytes: int, sha256: str, options: dict[str, Any]
+) -> DatasetRow:
+    """Take a second file into a ready data set, which is validating again. `bytes` grows by the second file; `sha256`
+    stays that of the first.
+
+    Raises:
+        WrongState: it is not ready, has a test split already, or a job has used it.
+    """
+    held = _get(session, row.project_id, row.id, lock=True)
+    if held.state != "ready":
+        raise WrongState(f"A data set must be ready to take a second file. This one is {held.state}.")
+    if used_by_job(session, held.id):
+        raise WrongState("A data set never changes once a job has used it. Upload both files as a new data set.")
+    splits = sorted((held.manifest or {}).get("splits", ()))
+    if "test" in splits:
+        raise WrongState(f"A data set takes one test split. This one has the splits {', '.join(splits)}.")
+    held.state = "validating"
+    held.bytes += bytes
+    held.options = {**held.options, "second": {**options, "bytes": bytes, "sha256": sha256}}
+    session.flush()
+    return held
+
+
+def used_by_job(session: Session, dataset_id: str, *, live: bool = False) -> bool:
+    """Whether a job other than an ingestion names it; `live`: one that has not ended, ingestions included."""
+    query = select(JobRow.id).where(JobRow.dataset_id == dataset_id)
+    query = query.where(JobRow.state.in_(_LIVE)) if live else query.where(JobRow.kind != INGEST)
+    return session.scalar(query.limit(1)) is not None
+
+
+def upload_is_read(session: Session, dataset_id: str) -> bool:
+    """Whether no job is going to read the uploaded file. It stays so until the transaction ends, since a second file is
+    taken in under the same lock."""
+    session.execute(select(DatasetRow.id).where(DatasetRow.id == dataset_id).with_for_update())
+    waiting = (JobRow.dataset_id == dataset_id, JobRow.kind == INGEST, JobRow.state.in_(_LIVE))
+    return session.scalar(select(JobRow.id).where(*waiting).limit(1)) is None
+
+
+def delete(session: Session, project_id: str, id_or_name: str) -> None:
+    """Remove the data set; its name is free again.
+
+    Raises:
+        DatasetNotFound.
+        WrongState: a job that has not ended uses it.
+    """
+    row = _get(session, project_id, id_or_name, lock=True)
+    if used_by_job(session, row.id, live=True):
+        raise WrongState("A data set can be deleted when no job uses it. Cancel the job, or wait for it to end.")
+    session.delete(row)
+    session.flush()
+
+
+def manifest(row: DatasetRow) -> DatasetManifest | None:
+    """What the last ingestion found. None before the first."""
+    return None if row.manifest is None else DatasetManifest.model_validate(row.manifest)
+
+
+def to_schema(row: DatasetRow) -> Dataset:
+    """The data set as the service shows it."""
+    found = manifest(row)
+    error = None
+    if row.error_code is not None:
+        error = DatasetError(code=row.error_code, message=row.error_message or "")
+    return Dataset.model_validate(
+        {
+            "id": row.id,
+            "name": row.name,
+            "state": row.state,
+            "error": error,
+            "format": row.format,
+            "bytes": row.bytes,
+            "sha256": row.sha256,
+            "splits": {} if found is None else {split: files.n for split, files in found.splits.items()},
+            "features": () if found is None else found.features,
+            "target": None if found is None else found.target,
+            "created_at": moment(row.created_ms),
+        }
+    )

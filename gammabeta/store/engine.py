@@ -1,0 +1,187 @@
+"""The database as both programs use it.
+
+    with db.read() as session: …     a snapshot; writes are refused
+    with db.write() as session: …    one transaction: committed at the end, rolled back on an error
+
+SQLite: WAL and synchronous=FULL; one writing connection whose transactions begin IMMEDIATE (a transaction that reads
+first and then wants to write would be refused at once, whatever the timeout), and reading connections beside it.
+PostgreSQL: psycopg at READ COMMITTED. What the database refuses for lack of space, of room or of a connection leaves
+here as an error of gammabeta.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+import psycopg
+import sqlalchemy as sa
+from sqlalchemy import Connection, Engine, event, make_url
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.orm import Session
+
+from gammabeta.errors import GammabetaError, NoSpace, NotReady
+
+__all__ = ["Database", "Session"]
+
+BUSY_MS = 10_000
+_SQLITE_NOT_READY = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN", "SQLITE_PROTOCOL", "SQLITE_IOERR")
+
+
+class Database:
+    """The engines of one database; safe to use from many threads. `clock` (milliseconds, SQLite only) stands in for
+    the database's clock."""
+
+    def __init__(self, url: str, *, clock: Callable[[], int] | None = None) -> None:
+        self.url = url
+        parsed = _checked(url)
+        if parsed.get_backend_name() == "sqlite":
+            Path(parsed.database or "").absolute().parent.mkdir(parents=True, exist_ok=True)
+            self._writer = _sqlite(parsed, writes=True, clock=clock or _system_clock)
+            self._reader = _sqlite(parsed, writes=False, clock=clock or _system_clock)
+        else:
+            self._writer = _postgresql(parsed)
+            self._reader = self._writer.execution_options(postgresql_readonly=True)
+
+    @property
+    def dialect(self) -> str:
+        """`sqlite` or `postgresql`."""
+        return self._writer.dialect.name
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A transaction that reads.
+
+        Raises:
+            NotReady: the database cannot be reached.
+        """
+        with _translated(), Session(self._reader, expire_on_commit=False) as session:
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """A transaction that writes.
+
+        Raises:
+            NotReady: the database cannot be reached, or is locked for too long; nothing was written, unless the
+                connection broke during the commit.
+            NoSpace: its disk is full; nothing was written.
+        """
+        with _translated(), Session(self._writer, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """A writing transaction without a session, for migrations."""
+        with _translated(), self._writer.begin() as connection:
+            yield connection
+
+    def dispose(self) -> None:
+        """Close all connections."""
+        self._reader.dispose()
+        self._writer.dispose()
+
+
+def _checked(url: str) -> sa.URL:
+    try:
+        parsed = make_url(url)
+        backend = parsed.get_backend_name()
+    except sa.exc.ArgumentError:
+        backend = ""
+    if backend in ("postgresql", "postgres"):
+        return parsed.set(drivername="postgresql+psycopg")
+    if backend == "sqlite" and parsed.database not in (None, "", ":memory:"):
+        return parsed.set(drivername="sqlite+pysqlite")
+    shown = parsed.render_as_string() if backend else "something that is no address"
+    raise ValueError(
+        "The database must be sqlite:///PATH of a file, or postgresql://USER:PASSWORD@HOST/NAME. "
+        f"Received: {shown}. Set GAMMABETA_DATABASE_URL."
+    )
+
+
+def _system_clock() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _sqlite(url: sa.URL, *, writes: bool, clock: Callable[[], int]) -> Engine:
+    # One writing connection: SQLite lets one write anyway, and threads that wait for a pool take turns, while threads
+    # that wait for a file lock poll it and may starve.
+    sizes = {"pool_size": 1, "max_overflow": 0} if writes else {"pool_size": 4, "max_overflow": 36}
+    engine = sa.create_engine(
+        url,
+        poolclass=sa.QueuePool,
+        pool_timeout=30,
+        connect_args={"check_same_thread": False, "timeout": BUSY_MS / 1_000},
+        json_serializer=_to_json,
+        json_deserializer=orjson.loads,
+        **sizes,
+    )
+
+    def prepare(connection: sqlite3.Connection, _: object) -> None:
+        connection.isolation_level = None  # the driver begins nothing by itself; `begin` below does
+        connection.create_function("now_ms", 0, clock)
+        for pragma in _pragmas(writes=writes):
+            connection.execute(f"PRAGMA {pragma}")
+
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    event.listen(engine, "connect", prepare)
+    event.listen(engine, "begin", begin)
+    return engine
+
+
+def _pragmas(*, writes: bool) -> list[str]:
+    common = [f"busy_timeout={BUSY_MS}", "foreign_keys=ON", "synchronous=FULL"]
+    return [*common, "journal_mode=WAL"] if writes else [*common, "query_only=ON"]
+
+
+def _postgresql(url: sa.URL) -> Engine:
+    return sa.create_engine(
+        url,
+        pool_size=5,
+        max_overflow=15,
+        pool_timeout=30,
+        pool_pre_ping=True,
+        connect_args={"connect_timeout": 5},
+        json_serializer=_to_json,
+        json_deserializer=orjson.loads,
+    )
+
+
+def _to_json(value: Any) -> str:
+    """NaN and infinity, which JSON does not have, become null."""
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY).decode()
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except PoolTimeout as exc:
+        raise NotReady("All connections to the database are in use. Try again in a moment.") from exc
+    except DBAPIError as exc:
+        translated = _translation(exc)
+        if translated is None:
+            raise
+        raise translated from exc
+
+
+def _translation(error: DBAPIError) -> GammabetaError | None:
+    match error.orig:
+        case sqlite3.Error() as orig:
+            name = getattr(orig, "sqlite_errorname", "")
+            if name == "SQLITE_FULL":
+                return NoSpace("The disk of the database is full. Free some space, then send the request again.")
+            down = name.startswith(_SQLITE_NOT_READY)
+        case psycopg.errors.DiskFull():
+            return NoSpace("The disk of the database is full. Free some space, then send the request again.")
+        case orig:
+            down = isinstance(orig, psycopg.OperationalError) or error.connection_invalidated
+    return NotReady("The database does not answer. Try again in a moment.") if down else None

@@ -1,0 +1,399 @@
+"""The queue: the table of jobs, and who may move a job from which state to which.
+
+         submit             claim (fence+1)            publish
+   ∅ ──────────────► queued ───────────────► running ──────────────► succeeded
+                      │ ▲ ▲                  │ │ │ │
+                      │ │ └── drain, retry ──┘ │ │ └─ stop (permanent, or failures/losses at their limit) ─► failed
+               cancel │ └── resume ── paused ◄─┘ └─── stop or reap while cancel is requested ──► cancelled
+                      └──────────────────┴─ cancel ──────────────────────────────────────────► cancelled
+   reap (lease expired, losses+1): running ─► queued, or paused, cancelled, failed by the same rules
+
+The lease is for liveness, the fence for safety: a worker may lose its lease and not know it, and then none of its
+statements finds a row. Every guard stands in the WHERE of the statement that moves the job; the event is written after
+it, in the same transaction. `publishing` has the transitions to succeeded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from sqlalchemy import ColumnElement, Update, and_, case, literal, null, or_, select, update
+from sqlalchemy.orm import Session
+
+from gammabeta.errors import DatasetNotFound, JobNotFound, WrongState
+from gammabeta.schemas.jobs import JobState, Lane
+from gammabeta.store import events, leases
+from gammabeta.store.tables import DatasetRow, JobRow, Words, clean, new_id, now_ms
+
+INGEST = "ingest"
+"""The kind of job that reads an uploaded file; its data set fails with it."""
+
+_LEASE_EXPIRED = "The worker that ran the job stopped renewing its lease: it was killed, or cut off from the database."
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewJob:
+    """A job to be queued. `request` is the resolved one."""
+
+    project_id: str
+    owner_id: str
+    kind: str
+    lane: Lane
+    devices: int
+    priority: int = 0
+    request: dict[str, Any]
+    model: str | None = None
+    dataset_id: str | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+    max_failures: int = 1
+    max_losses: int = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """What the holder of a job knows of it. The pair of `job_id` and `fence` is the attempt."""
+
+    job_id: str
+    project_id: str
+    kind: str
+    fence: int
+    request: dict[str, Any]
+    dataset_id: str | None
+    model: str | None
+    losses: int
+    failures: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags:
+    """What the holder is asked to do."""
+
+    cancel_requested: bool
+    pause_requested: bool
+    deadline_ms: int | None = None
+
+
+class Outcome(Enum):
+    """How an attempt ended without a result, as its holder saw it."""
+
+    FAILURE = "failure"
+    """An error that would come again: the job fails."""
+    RETRYABLE_FAILURE = "retryable_failure"
+    LOSS = "loss"
+    """The trainer was killed by a signal."""
+    DRAIN = "drain"
+    """The worker stops; charged to no counter."""
+    PAUSE = "pause"
+    CANCEL = "cancel"
+
+    @property
+    def failures(self) -> int:
+        return int(self in (Outcome.FAILURE, Outcome.RETRYABLE_FAILURE))
+
+    @property
+    def losses(self) -> int:
+        return int(self is Outcome.LOSS)
+
+
+def submit(session: Session, new: NewJob) -> JobRow:
+    """Queue a job.
+
+    Raises:
+        DatasetNotFound, WrongState: its data set is not there, or not ready to be trained on.
+    """
+    if new.dataset_id is not None:
+        _check_dataset(session, new)
+    row = JobRow(
+        id=new_id("job"),
+        project_id=new.project_id,
+        owner_id=new.owner_id,
+        kind=new.kind,
+        state=JobState.QUEUED,
+        lane=new.lane,
+        devices=new.devices,
+        priority=new.priority,
+        created_ms=now_ms(),
+        run_after_ms=now_ms(),
+        fence=0,
+        failures=0,
+        losses=0,
+        max_failures=new.max_failures,
+        max_losses=new.max_losses,
+        model=new.model,
+        dataset_id=new.dataset_id,
+        warnings=[],
+        labels={clean(key): clean(value) for key, value in new.metadata.items()},
+        request=new.request,
+    )
+    session.add(row)
+    session.flush()
+    events.record(session, job_id=row.id, fence=0, type="submitted")
+    session.refresh(row)
+    return row
+
+
+def _check_dataset(session: Session, new: NewJob) -> None:
+    # The lock keeps the data set as it is until the job is there to protect it.
+    query = select(DatasetRow.state).where(DatasetRow.id == new.dataset_id, DatasetRow.project_id == new.project_id)
+    state = session.scalar(query.with_for_update(read=True))
+    if state is None:
+        raise DatasetNotFound(f"There is no data set '{new.dataset_id}'. GET /v1/datasets lists those that exist.")
+    if new.kind != INGEST and state != "ready":
+        raise WrongState(f"The data set must be ready. Received one that is {state}: wait for it, or upload another.")
+
+
+def get(session: Session, project_id: str, job_id: str) -> JobRow:
+    """The job.
+
+    Raises:
+        JobNotFound: the project has none with this id.
+    """
+    row = _read(session, project_id, job_id)
+    if row is None:
+        raise JobNotFound(f"There is no job '{job_id}'. GET /v1/jobs lists those that exist.")
+    return row
+
+
+def _read(session: Session, project_id: str, job_id: str, *, lock: bool = False) -> JobRow | None:
+    query = select(JobRow).where(JobRow.id == job_id, JobRow.project_id == project_id)
+    query = query.with_for_update() if lock else query
+    return session.scalar(query.execution_options(populate_existing=True))
+
+
+def claim(session: Session, *, worker_id: str, lane: Lane, free: int, ttl_ms: int, device: str) -> Claim | None:
+    """Take the next job of the lane that needs at most `free` devices: the highest priority, then the oldest, so that
+    a drained or retried job keeps its place. None: there is none."""
+    # MATERIALIZED: the choice is made once, and SKIP LOCKED lets concurrent claims choose different rows.
+    chosen = (
+        select(JobRow.id)
+        .where(_is(JobState.QUEUED), JobRow.run_after_ms <= now_ms(), JobRow.lane == lane, JobRow.devices <= free)
+        .order_by(JobRow.priority.desc(), JobRow.created_ms, JobRow.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+        .cte("chosen")
+        .prefix_with("MATERIALIZED")
+    )
+    statement = update(JobRow).where(JobRow.id == chosen.c.id, JobRow.state == JobState.QUEUED)
+    taken = _move(
+        session,
+        statement.values(
+            state=JobState.RUNNING,
+            fence=JobRow.fence + 1,
+            worker_id=worker_id,
+            lease_until_ms=now_ms() + ttl_ms,
+            started_ms=now_ms(),
+            device=device,
+            reason=None,
+            message=None,
+        ),
+    )
+    for row in taken:
+        data = {"worker": worker_id, "device": device}
+        events.record(session, job_id=row.id, fence=row.fence, type="claimed", data=data)
+        return Claim(
+            job_id=row.id,
+            project_id=row.project_id,
+            kind=row.kind,
+            fence=row.fence,
+            request=row.request,
+            dataset_id=row.dataset_id,
+            model=row.model,
+            losses=row.losses,
+            failures=row.failures,
+        )
+    return None
+
+
+def heartbeat(
+    session: Session, *, job_id: str, fence: int, ttl_ms: int, progress: dict[str, Any] | None = None
+) -> Flags | None:
+    """Renew the lease, note the progress, and learn what is asked, in one statement. None: the fence is lost; kill the
+    trainer and publish nothing."""
+    renewed: dict[str, Any] = {"lease_until_ms": now_ms() + ttl_ms}
+    if progress is not None:
+        renewed["progress"] = progress
+    statement = update(JobRow).where(leases.held(job_id, fence)).values(**renewed)
+    found = session.execute(
+        statement.returning(
+            JobRow.cancel_requested_ms, JobRow.pause_requested_ms, JobRow.deadline_ms
+        ).execution_options(synchronize_session=False)
+    ).one_or_none()
+    if found is None:
+        return None
+    return Flags(
+        cancel_requested=found.cancel_requested_ms is not None,
+        pause_requested=found.pause_requested_ms is not None,
+        deadline_ms=found.deadline_ms,
+    )
+
+
+def stop(
+    session: Session,
+    *,
+    job_id: str,
+    fence: int,
+    outcome: Outcome,
+    reason: str | None = None,
+    message: str | None = None,
+    backoff_ms: int = 0,
+) -> JobState | None:
+    """End the attempt without a result. The state that the job has now; None: the fence was lost."""
+    worn_out = JobRow.losses + outcome.losses >= JobRow.max_losses
+    failed = or_(
+        literal(outcome is Outcome.FAILURE), JobRow.failures + outcome.failures >= JobRow.max_failures, worn_out
+    )
+    statement = update(JobRow).where(leases.held(job_id, fence))
+    cancelled = JobRow.cancel_requested_ms.is_not(None)
+    ended = _move(
+        session,
+        statement.values(
+            **_release(failed, backoff_ms),
+            failures=JobRow.failures + outcome.failures,
+            losses=JobRow.losses + outcome.losses,
+            reason=case((and_(worn_out, ~cancelled), "poison"), else_=literal(reason, Words())),
+            message=message,
+        ),
+    )
+    for row in ended:
+        _record_end(session, row, outcome)
+        return JobState(row.state)
+    return None
+
+
+def reap(session: Session, *, backoff_ms: int = 2_000) -> list[tuple[str, JobState]]:
+    """End the attempts whose lease has expired, of all workers: `(job id, its state now)`. One statement, so that two
+    reapers, or a reaper and a late renewal, cannot both have a row."""
+    statement = update(JobRow).where(_is(JobState.RUNNING), JobRow.lease_until_ms < now_ms())
+    reaped = _move(
+        session,
+        statement.values(
+            **_release(JobRow.losses + 1 >= JobRow.max_losses, backoff_ms * (JobRow.losses + 1)),
+            losses=JobRow.losses + 1,
+            reason="lease_expired",
+            message=_LEASE_EXPIRED,
+        ),
+    )
+    for row in reaped:
+        _record_end(session, row, Outcome.LOSS)
+    return [(row.id, JobState(row.state)) for row in reaped]
+
+
+def _release(failed: ColumnElement[bool], backoff_ms: int | ColumnElement[int]) -> dict[str, Any]:
+    """The columns of an attempt that ends without a result."""
+    cancelled, paused = JobRow.cancel_requested_ms.is_not(None), JobRow.pause_requested_ms.is_not(None)
+    return {
+        "state": case(
+            (cancelled, JobState.CANCELLED.value),
+            (failed, JobState.FAILED.value),
+            (paused, JobState.PAUSED.value),
+            else_=JobState.QUEUED.value,
+        ),
+        "finished_ms": case((or_(cancelled, failed), now_ms()), else_=null()),
+        "run_after_ms": now_ms() + backoff_ms,
+        "worker_id": None,
+        "lease_until_ms": None,
+    }
+
+
+def _record_end(session: Session, row: JobRow, outcome: Outcome) -> None:
+    """The event of an attempt that ended. What was charged to no counter is named by where it led."""
+    uncharged = {JobState.CANCELLED: "cancel", JobState.PAUSED: "pause"}.get(JobState(row.state), "drain")
+    charged = "failure" if outcome.failures else "loss" if outcome.losses else None
+    data = {"outcome": charged or uncharged, "reason": row.reason, "message": row.message}
+    type = "requeued" if row.state == JobState.QUEUED else row.state
+    events.record(session, job_id=row.id, fence=row.fence, type=type, data=data)
+    if JobState(row.state).terminal:
+        _fail_dataset(session, row)
+
+
+def _fail_dataset(session: Session, row: JobRow) -> None:
+    """A data set whose ingestion ended without a result has failed too."""
+    if row.kind != INGEST:
+        return
+    reason, message = row.reason, row.message
+    if row.state == JobState.CANCELLED:
+        reason, message = "cancelled", "The ingestion was cancelled. Upload the file again."
+    session.execute(
+        update(DatasetRow)
+        .where(DatasetRow.id == row.dataset_id, DatasetRow.state == "validating")
+        .values(state="failed", manifest=None, error_code=reason or "failed", error_message=message)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def request_cancel(session: Session, project_id: str, job_id: str) -> JobRow:
+    """Cancel a queued or paused job now; ask the holder of a running one to stop. After this the job cannot succeed.
+
+    Raises:
+        JobNotFound.
+        WrongState: it has ended; the message names the state.
+    """
+    before = _locked(session, project_id, job_id, "cancel", (JobState.QUEUED, JobState.PAUSED, JobState.RUNNING))
+    if before.cancel_requested_ms is not None:
+        return before
+    idle = JobRow.state.in_((JobState.QUEUED, JobState.PAUSED))
+    row = _change(
+        session,
+        before,
+        cancel_requested_ms=now_ms(),
+        state=case((idle, JobState.CANCELLED.value), else_=JobRow.state),
+        finished_ms=case((idle, now_ms()), else_=null()),
+    )
+    ended = row.state == JobState.CANCELLED
+    events.record(session, job_id=row.id, fence=row.fence, type="cancelled" if ended else "cancel_requested")
+    if ended:
+        _fail_dataset(session, row)
+    return row
+
+
+def request_pause(session: Session, project_id: str, job_id: str) -> JobRow:
+    """Ask the holder to stop at a checkpoint and give the job back as paused."""
+    before = _locked(session, project_id, job_id, "pause", (JobState.RUNNING,))
+    if before.pause_requested_ms is not None:
+        return before
+    events.record(session, job_id=job_id, fence=before.fence, type="pause_requested")
+    return _change(session, before, pause_requested_ms=now_ms())
+
+
+def resume(session: Session, project_id: str, job_id: str) -> JobRow:
+    """Queue a paused job again, in its old place."""
+    before = _locked(session, project_id, job_id, "resume", (JobState.PAUSED,))
+    events.record(session, job_id=job_id, fence=before.fence, type="resume_requested")
+    return _change(session, before, state=JobState.QUEUED, pause_requested_ms=None, run_after_ms=now_ms())
+
+
+def retry(session: Session, project_id: str, job_id: str) -> JobRow:
+    """Queue a failed or cancelled job again with its counters at 0; its checkpoints and its fence stay."""
+    before = _locked(session, project_id, job_id, "retry", (JobState.FAILED, JobState.CANCELLED))
+    if before.kind == INGEST:
+        raise WrongState("The uploaded file is gone. Upload it again instead of retrying its ingestion.")
+    events.record(session, job_id=job_id, fence=before.fence, type="retry_requested")
+    cleared = dict.fromkeys(("cancel_requested_ms", "pause_requested_ms", "finished_ms", "reason", "message"))
+    return _change(session, before, **cleared, state=JobState.QUEUED, failures=0, losses=0, run_after_ms=now_ms())
+
+
+def _locked(session: Session, project_id: str, job_id: str, verb: str, states: tuple[JobState, ...]) -> JobRow:
+    row = _read(session, project_id, job_id, lock=True)
+    if row is None:
+        raise JobNotFound(f"There is no job '{job_id}'. GET /v1/jobs lists those that exist.")
+    if row.state not in states:
+        raise WrongState(f"To {verb} a job, it must be {' or '.join(states)}. This one is {row.state}.")
+    return row
+
+
+def _change(session: Session, row: JobRow, **values: Any) -> JobRow:
+    guarded = update(JobRow).where(JobRow.id == row.id, JobRow.state == row.state, JobRow.fence == row.fence)
+    return _move(session, guarded.values(**values))[0]
+
+
+def _move(session: Session, statement: Update) -> list[JobRow]:
+    """The rows that the statement moved, as they are now."""
+    moved = statement.returning(JobRow).execution_options(synchronize_session=False, populate_existing=True)
+    return list(session.scalars(moved))
+
+
+def _is(state: JobState) -> ColumnElement[bool]:
+    """Written into the statement as text, since a planner uses the partial indexes only for a state that it can see."""
+    return JobRow.state == literal(state.value, Words(), literal_execute=True)

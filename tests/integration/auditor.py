@@ -1,0 +1,133 @@
+"""The invariants of the queue, checked on a database as it stands: `audit(session)` says which are broken.
+
+I1 the fence never decreases            I6 a cancelled job never succeeds
+I2 running, worker and lease together   I7 every accepted job is terminal, paused or claimable
+I3 succeeded: exactly one version       I8 what is published is stored and sound (where blobs are given)
+I4 terminal states never change         I9 no checkpoint path is written by two attempts
+I5 no artifact is from the future       I10 every claim ends exactly once
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from gammabeta.errors import ArtifactCorrupt
+from gammabeta.schemas.jobs import JobState
+from gammabeta.store import checkpoints, models
+from gammabeta.store.blobs import FolderBlobs
+from gammabeta.store.jobs import INGEST
+from gammabeta.store.tables import CheckpointRow, DatasetRow, EventRow, JobRow, ModelRow, StateRow, VersionRow
+
+TERMINAL = [state.value for state in JobState if state.terminal]
+
+
+def audit(session: Session, blobs: FolderBlobs | None = None) -> list[str]:
+    """The broken invariants, each with the job or version that breaks it. Empty: all hold."""
+    broken = []
+    for job in session.scalars(select(JobRow)):
+        events = list(session.scalars(select(EventRow).where(EventRow.job_id == job.id).order_by(EventRow.id)))
+        broken += [f"{problem} ({job.id})" for problem in _job(session, job, events)]
+    broken += _published(session)
+    if blobs is not None:
+        broken += _stored(session, blobs)
+    return broken
+
+
+def _job(session: Session, job: JobRow, events: list[EventRow]) -> Iterator[str]:
+    fences = [event.fence for event in events]
+    if fences != sorted(fences) or any(fence > job.fence for fence in fences):
+        yield f"I1: events have the fences {fences}, the job {job.fence}"
+    held = job.worker_id is not None and job.lease_until_ms is not None
+    if (job.state == JobState.RUNNING) != held:
+        yield f"I2: {job.state} with worker {job.worker_id} and lease {job.lease_until_ms}"
+    yield from _versions(session, job)
+    yield from _order(job, events)
+    yield from _checkpoints(session, job)
+    if [event.type for event in events].count("submitted") != 1 or job.state not in list(JobState):
+        yield f"I7: state {job.state}, events {[event.type for event in events]}"
+    yield from _claims(job, events)
+    yield from _dataset(session, job)
+
+
+def _versions(session: Session, job: JobRow) -> Iterator[str]:
+    versions = list(session.scalars(select(VersionRow).where(VersionRow.job_id == job.id)))
+    expected = int(job.kind != INGEST and job.state == JobState.SUCCEEDED)
+    if len(versions) != expected:
+        yield f"I3: {job.state} with {len(versions)} versions"
+    for version in versions:
+        if version.number != job.version or version.fence != job.fence:
+            yield f"I5: version {version.number} of fence {version.fence}, job {job.version} of {job.fence}"
+
+
+def _order(job: JobRow, events: list[EventRow]) -> Iterator[str]:
+    ended, cancelling = None, False
+    for event in events:
+        if event.type == "retry_requested":
+            ended, cancelling = None, False
+        elif ended is not None:
+            yield f"I4: {event.type} after {ended}"
+        if event.type == "succeeded" and cancelling:
+            yield "I6: succeeded after a cancel was accepted"
+        cancelling = cancelling or event.type == "cancel_requested"
+        ended = event.type if event.type in TERMINAL else ended
+    if (ended or "") != (job.state if job.state in TERMINAL else ""):
+        yield f"I4: the last event says {ended}, the job {job.state}"
+
+
+def _checkpoints(session: Session, job: JobRow) -> Iterator[str]:
+    rows = checkpoints.checkpoints_of(session, job.id)
+    if any(row.fence > job.fence for row in rows):
+        yield f"I5: a checkpoint of fence {max(row.fence for row in rows)}, the job has {job.fence}"
+    writers = Counter(uri for uri, _ in {(row.uri, row.fence) for row in rows})
+    yield from (f"I9: {uri} was written by {count} attempts" for uri, count in writers.items() if count > 1)
+
+
+def _claims(job: JobRow, events: list[EventRow]) -> Iterator[str]:
+    claimed = [event.fence for event in events if event.type == "claimed"]
+    if claimed != list(range(1, job.fence + 1)):
+        yield f"I10: claims {claimed}, fence {job.fence}"
+    ends = sorted(event.fence for event in events if "outcome" in event.data)
+    if job.state == JobState.RUNNING:
+        ends.append(job.fence)
+    if ends != claimed:
+        yield f"I10: claims {claimed}, ends {ends}"
+
+
+def _dataset(session: Session, job: JobRow) -> Iterator[str]:
+    dataset = session.get(DatasetRow, job.dataset_id) if job.kind == INGEST and job.dataset_id else None
+    if dataset is not None and dataset.state == "validating" and job.state in TERMINAL:
+        others = select(JobRow.id).where(
+            JobRow.dataset_id == dataset.id, JobRow.kind == INGEST, JobRow.state.not_in(TERMINAL)
+        )
+        if session.scalar(others) is None:
+            yield f"the data set is validating, and its ingestion {job.state}"
+
+
+def _published(session: Session) -> Iterator[str]:
+    for model in session.scalars(select(ModelRow)):
+        numbers = list(session.scalars(select(VersionRow.number).where(VersionRow.model_id == model.id)))
+        if max(numbers, default=0) > model.last_version:
+            yield f"I3: version {max(numbers)} of {model.name}, whose last is {model.last_version}"
+    for state in session.scalars(select(StateRow)):
+        try:
+            if len(models.batchnorm_state(session, state.digest).layers) != state.layers:
+                yield f"I8: {state.digest} lacks layers"
+        except ArtifactCorrupt as corrupt:
+            yield f"I8: {corrupt}"
+
+
+def _stored(session: Session, blobs: FolderBlobs) -> Iterator[str]:
+    for sha256 in session.scalars(select(VersionRow.weights_sha256)):
+        try:
+            blobs.verify(sha256, again=True)
+        except ArtifactCorrupt as corrupt:
+            yield f"I8: {corrupt}"
+    for checkpoint in session.scalars(select(CheckpointRow)):
+        try:
+            blobs.tree(checkpoint.uri, checkpoint.sha256)
+        except ArtifactCorrupt as corrupt:
+            yield f"I8: {corrupt}"

@@ -1,0 +1,187 @@
+"""Bytes that are stored are all there, and are what they were."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gammabeta.errors import ArtifactCorrupt, NotSupported
+from gammabeta.store.blobs import FolderBlobs, open_blobs
+
+DATA = bytes(range(256)) * 9_000
+SHA256 = hashlib.sha256(DATA).hexdigest()
+
+
+@pytest.fixture
+def blobs(tmp_path: Path) -> FolderBlobs:
+    return FolderBlobs(tmp_path / "blobs")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "source"
+    path.write_bytes(DATA)
+    return path
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    (folder / "weights.safetensors").write_bytes(b"weights")
+    (folder / "training.json").write_bytes(b"{}")
+    return folder
+
+
+def leftovers(blobs: FolderBlobs) -> list[Path]:
+    return list((blobs.root / "tmp").iterdir())
+
+
+def test_a_file_is_stored_under_its_hash(blobs: FolderBlobs, source: Path) -> None:
+    assert blobs.put_file(source) == (SHA256, len(DATA))
+    path = blobs.path(SHA256)
+    assert path == blobs.root / "sha256" / SHA256[:2] / SHA256
+    assert path.read_bytes() == DATA
+    assert source.read_bytes() == DATA
+    assert leftovers(blobs) == []
+
+
+def test_the_same_content_is_stored_once(blobs: FolderBlobs, source: Path) -> None:
+    assert blobs.put_file(source) == blobs.put_file(source)
+    assert [path.name for path in (blobs.root / "sha256").rglob("*") if path.is_file()] == [SHA256]
+
+
+def test_storing_the_content_again_heals_a_damaged_blob(blobs: FolderBlobs, source: Path) -> None:
+    blobs.put_file(source)
+    blobs.path(SHA256).write_bytes(b"damaged")
+    blobs.put_file(source)
+    assert blobs.verify(SHA256, again=True).read_bytes() == DATA
+
+
+def test_a_missing_blob_is_corrupt(blobs: FolderBlobs) -> None:
+    with pytest.raises(ArtifactCorrupt, match=SHA256):
+        blobs.path(SHA256)
+
+
+@pytest.mark.parametrize("damage", [DATA[:-1], b"", DATA[:100] + b"\xff" + DATA[101:]], ids=["cut", "empty", "flipped"])
+def test_a_damaged_blob_is_detected_by_a_process_that_has_not_checked_it(
+    blobs: FolderBlobs, source: Path, damage: bytes
+) -> None:
+    blobs.put_file(source)
+    blobs.path(SHA256).write_bytes(damage)
+    with pytest.raises(ArtifactCorrupt, match=SHA256):
+        FolderBlobs(blobs.root).verify(SHA256)
+
+
+def test_a_blob_is_hashed_once_unless_asked(blobs: FolderBlobs, source: Path) -> None:
+    blobs.put_file(source)
+    blobs.path(SHA256).write_bytes(b"damaged later")
+    blobs.verify(SHA256)
+    with pytest.raises(ArtifactCorrupt):
+        blobs.verify(SHA256, again=True)
+    with pytest.raises(ArtifactCorrupt):
+        blobs.verify(SHA256)
+
+
+def test_a_tree_comes_back_whole(blobs: FolderBlobs, checkpoint: Path) -> None:
+    tree = blobs.put_tree("jobs/job_1/f000001/ckpt-100", checkpoint)
+    folder = blobs.tree(tree.uri, tree.sha256)
+    assert folder == blobs.root / "jobs/job_1/f000001/ckpt-100"
+    assert (folder / "weights.safetensors").read_bytes() == b"weights"
+    assert tree.bytes == sum(path.stat().st_size for path in folder.iterdir())
+    assert leftovers(blobs) == []
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "training.json", "manifest.json"])
+@pytest.mark.parametrize("damage", [b"wrong", None], ids=["changed", "missing"])
+def test_a_damaged_tree_is_detected(blobs: FolderBlobs, checkpoint: Path, name: str, damage: bytes | None) -> None:
+    tree = blobs.put_tree("jobs/job_1/f000001/ckpt-100", checkpoint)
+    path = blobs.root / tree.uri / name
+    path.unlink() if damage is None else path.write_bytes(damage)
+    with pytest.raises(ArtifactCorrupt, match="ckpt-100"):
+        blobs.tree(tree.uri, tree.sha256)
+
+
+def test_a_tree_that_is_stored_again_replaces_the_older_one(blobs: FolderBlobs, checkpoint: Path) -> None:
+    first = blobs.put_tree("jobs/job_1/f000001/ckpt-100", checkpoint)
+    (checkpoint / "training.json").write_bytes(b'{"step": 100}')
+    second = blobs.put_tree("jobs/job_1/f000001/ckpt-100", checkpoint)
+    assert (blobs.tree(second.uri, second.sha256) / "training.json").read_bytes() == b'{"step": 100}'
+    with pytest.raises(ArtifactCorrupt):
+        blobs.tree(first.uri, first.sha256)
+
+
+def test_uploads_and_prefixes_are_removed(blobs: FolderBlobs, checkpoint: Path) -> None:
+    upload = blobs.upload_path("ds_1")
+    upload.write_bytes(b"a,b")
+    blobs.delete("uploads/ds_1")
+    blobs.delete("uploads/ds_1")
+    blobs.put_tree("jobs/job_1/f000001/ckpt-1", checkpoint)
+    blobs.delete_prefix("jobs/job_1")
+    blobs.delete_prefix("jobs/job_1")
+    assert not upload.exists()
+    assert not (blobs.root / "jobs/job_1").exists()
+
+
+@pytest.mark.parametrize("key", ["../x", "/etc/passwd", "jobs/../../x", "", ".", "sha256/../.."])
+def test_a_key_never_leads_out_of_the_folder(blobs: FolderBlobs, key: str) -> None:
+    with pytest.raises(ValueError, match="inside the folder"):
+        blobs.delete_prefix(key)
+
+
+def test_a_full_disk_is_no_space_and_leaves_nothing(blobs: FolderBlobs, source: Path) -> None:
+    """The limit on the size of a file stands in for the disk."""
+    program = (
+        "import resource, signal, sys; from pathlib import Path; from gammabeta.store.blobs import FolderBlobs; "
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); "
+        "FolderBlobs(Path(sys.argv[1])).put_file(Path(sys.argv[2]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, blobs.root, source], capture_output=True, text=True, check=False
+    )
+    assert "NoSpace: The disk of the blobs is full" in done.stderr
+    assert leftovers(blobs) == []
+    assert not (blobs.root / "sha256").exists()
+
+
+def test_what_is_stored_is_synced_before_it_is_named_and_the_name_after(
+    blobs: FolderBlobs, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    real_sync, real_rename = os.fsync, Path.rename
+
+    def sync(descriptor: int) -> None:
+        order.append("sync " + Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        real_sync(descriptor)
+
+    def rename(path: Path, target: Path) -> Path:
+        order.append(f"rename {target.name}")
+        return real_rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(Path, "rename", rename)
+    blobs.put_file(source)
+    assert order[:2] == ["sync file", f"rename {SHA256}"]
+    assert {"sync " + SHA256[:2], "sync sha256", "sync blobs"} <= set(order[2:])
+
+
+def test_a_folder_is_opened_and_an_object_store_is_not_supported(tmp_path: Path) -> None:
+    assert open_blobs(str(tmp_path)).root == tmp_path
+    assert open_blobs(f"file://{tmp_path}").root == tmp_path
+    with pytest.raises(NotSupported, match="folder"):
+        open_blobs("s3://bucket/prefix")
+
+
+def test_the_check_tells_whether_blobs_can_be_stored(blobs: FolderBlobs) -> None:
+    blobs.check()
+    (blobs.root / "tmp").rmdir()
+    (blobs.root / "tmp").write_bytes(b"")
+    with pytest.raises(OSError) as refusal:  # noqa: PT011
+        blobs.check()
+    assert refusal.value.errno == errno.EEXIST
