@@ -1,0 +1,27 @@
+"""Errors by their codes."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+import torch
+
+from worker.failures import TrainingFailed, report_of
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "retryable"),
+    [
+        (TrainingFailed("non_finite_loss", "at step 3"), "non_finite_loss", False),
+        (torch.OutOfMemoryError("CUDA out of memory"), "oom_cuda", False),
+        (MemoryError(), "oom_host", False),
+        (OSError(errno.ENOSPC, "No space left on device"), "no_space", True),
+        (OSError(errno.EACCES, "Permission denied"), "training_error", False),
+        (RuntimeError("shapes differ"), "training_error", False),
+    ],
+)
+def test_error_becomes_a_failed_message(error: Exception, code: str, retryable: bool) -> None:
+    report = report_of(error)
+    assert (report.code, report.retryable) == (code, retryable)
+    assert report.message

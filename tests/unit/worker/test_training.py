@@ -1,0 +1,280 @@
+"""The training itself, run in this process on small data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from gammabeta.nets import state as states
+from gammabeta.nets.build import build_network
+from gammabeta.schemas.resolution import plan_of
+from tests import trainings
+from tests.trainings import RecordingLink, again, job_of
+from worker import data, messages, results
+from worker.trainer import run_job
+
+
+def run(job: messages.JobFile, link: RecordingLink | None = None) -> RecordingLink:
+    link = link or RecordingLink()
+    run_job(job, link)
+    return link
+
+
+def done(job: messages.JobFile) -> tuple[results.Result, Path]:
+    link = run(job)
+    assert not link.of(messages.Failed)
+    (report,) = link.of(messages.Done)
+    return results.read(report.path)[0], report.path
+
+
+def epochs(link: RecordingLink) -> list[tuple[int, dict[str, float | None]]]:
+    """The rows at the ends of epochs, but for the speed."""
+    rows = [row for row in link.of(messages.MetricsRow) if "val_loss" in row.values]
+    return [(row.step, {k: v for k, v in row.values.items() if k != "samples_per_second"}) for row in rows]
+
+
+def content(folder: Path) -> dict[str, Any]:
+    """Weights and state as bytes, and what is said of them."""
+    found: dict[str, Any] = {name: (folder / name).read_bytes() for name in (results.WEIGHTS, results.STATE)}
+    return found | {"result": json.loads((folder / results.RESULT).read_text())}
+
+
+def images() -> dict[str, Any]:
+    draws = np.random.default_rng(0)
+    y = draws.integers(0, 2, 41)
+    x = (draws.integers(0, 128, (41, 6, 6)) + y[:, None, None] * 100).astype(np.uint8)
+    return {"train": (x, y)}
+
+
+RUNS: dict[str, dict[str, Any]] = {
+    "adam, cosine after a warm-up, clipped": {
+        "training": {"schedule": {"name": "cosine", "warmup_steps": 5}, "clip_norm": 0.5, "seed": 7}
+    },
+    "adamw, max_steps within an epoch": {"training": {"optimizer": {"name": "adamw"}, "max_steps": 14}},
+    "rmsprop with momentum, steps": {
+        "training": {
+            "optimizer": {"name": "rmsprop", "momentum": 0.9},
+            "schedule": {"name": "step", "every_epochs": 1, "factor": 0.5},
+        }
+    },
+    "sgd with momentum, stopping early": {
+        "training": {
+            "optimizer": {"name": "sgd", "momentum": 0.9, "learning_rate": 0.5},
+            "early_stopping": {"patience": 2},
+            "epochs": 20,
+        }
+    },
+    "plain sgd, no validation": {"training": {"optimizer": {"name": "sgd"}, "validation_fraction": 0, "epochs": 2}},
+    "bfloat16": {"training": {"precision": "bfloat16", "epochs": 2}},
+    "convolutions": {"splits": images(), "network": trainings.CONVOLUTIONS, "training": {"epochs": 4}},
+}
+
+
+@pytest.mark.parametrize("options", RUNS.values(), ids=RUNS.keys())
+def test_resumed_run_ends_with_the_same_bytes_as_an_undisturbed_one(tmp_path: Path, options: dict[str, Any]) -> None:
+    job = job_of(tmp_path / "job", **options)
+    _, undisturbed = done(job)
+    kept = run(again(job, tmp_path / "kept", checkpoint_seconds=0.0))
+    checkpoints = kept.of(messages.Checkpoint)
+    expected = content(undisturbed)
+    assert content(kept.of(messages.Done)[0].path) == expected
+    chosen = {0, 5, len(checkpoints) // 2, len(checkpoints) - 2, len(checkpoints) - 1} & set(range(len(checkpoints)))
+    for at in chosen:
+        torch.rand(at)  # the generators are elsewhere when another process takes over
+        _, resumed = done(again(job, tmp_path / f"resumed-{at}", resume=checkpoints[at].path))
+        assert content(resumed) == expected, f"from step {checkpoints[at].step}"
+
+
+def test_two_runs_of_one_job_are_the_same_and_another_seed_is_not(tmp_path: Path) -> None:
+    first, second = job_of(tmp_path / "a"), job_of(tmp_path / "b")
+    other = job_of(tmp_path / "c", training={"seed": 1})
+    assert content(done(first)[1]) == content(done(second)[1])
+    assert content(done(other)[1])[results.WEIGHTS] != content(done(again(first, tmp_path / "d"))[1])[results.WEIGHTS]
+
+
+def test_max_steps_ends_exactly_there(tmp_path: Path) -> None:
+    link = run(job_of(tmp_path, training={"max_steps": 14}))
+    assert link.of(messages.Progress)[-1].step == 14
+    result, state = results.read(link.of(messages.Done)[0].path)
+    assert [layer.updates for layer in result.state_layers] == [14]
+    assert [layer.updates for layer in state.layers] == [14]
+
+
+def test_evaluation_is_not_counted_as_an_update(tmp_path: Path) -> None:
+    result, _ = done(job_of(tmp_path, training={"epochs": 2}))
+    steps = 2 * (93 // 10)
+    assert [layer.updates for layer in result.state_layers] == [steps]
+
+
+def test_metrics_are_those_of_the_stored_weights_and_state(tmp_path: Path) -> None:
+    job = job_of(tmp_path, training={"epochs": 8})
+    _, folder = done(job)
+    result, state = results.read(folder)
+    plan, task = plan_of(job.request, job.manifest)
+    network = build_network(plan, result.preprocessing, task=task, seed=123)
+    states.load(network, load_file(folder / results.WEIGHTS), state)
+    network.eval()
+    rows = data.open_rows(job, "test")
+    with torch.no_grad():
+        right = int((network.scores(torch.tensor(rows.x)).argmax(dim=1).numpy() == rows.y).sum())
+    assert result.metrics["test"]["correct"] == right
+    assert result.metrics["test"]["n"] == rows.n
+    assert result.metrics["test"]["accuracy"] == right / rows.n
+    assert result.metrics["train"]["n"] + result.metrics["validation"]["n"] == 103
+
+
+def test_network_learns(tmp_path: Path) -> None:
+    result, _ = done(job_of(tmp_path, training={"epochs": 30, "optimizer": {"name": "adam", "learning_rate": 0.01}}))
+    assert result.metrics["test"]["accuracy"] > 0.95
+
+
+def test_numbers_are_learned_too(tmp_path: Path) -> None:
+    draws = np.random.default_rng(0)
+    x = draws.normal(size=(400, 3)).astype(np.float32)
+    y = (x @ np.array([1.0, -2.0, 0.5]) + 3).astype(np.float32)
+    job = job_of(
+        tmp_path,
+        splits={"train": (x, y)},
+        network={"preset": "mlp", "hidden": [16]},
+        training={"epochs": 30, "optimizer": {"name": "adam", "learning_rate": 0.02}},
+    )
+    result, _ = done(job)
+    assert result.classes is None
+    assert result.metrics["validation"]["r2"] > 0.9
+
+
+def test_early_stopping_publishes_the_best_epoch(tmp_path: Path) -> None:
+    training = {"optimizer": {"name": "sgd", "learning_rate": 0.5}, "early_stopping": {"patience": 2}, "epochs": 50}
+    link = run(job_of(tmp_path, training=training))
+    (event,) = link.of(messages.Event)
+    losses = [row.values["val_loss"] for row in link.of(messages.MetricsRow) if "val_loss" in row.values]
+    assert event.name == "stopped_early"
+    assert event.data["epoch"] == len(losses) == event.data["best_epoch"] + 2 < 50
+    result, _ = results.read(link.of(messages.Done)[0].path)
+    assert result.metrics["validation"]["loss"] == min(each for each in losses if each is not None)
+    assert result.state_layers[0].updates == event.data["best_epoch"] * 9
+
+
+def test_preprocessing_is_fitted_on_the_rows_trained_on(tmp_path: Path) -> None:
+    job = job_of(tmp_path, training={"validation_fraction": 0.5, "seed": 4})
+    result, _ = done(job)
+    trained, _ = data.hold_out(103, 0.5, seed=4)
+    x = data.open_rows(job, "train").x[trained]
+    assert result.preprocessing.kind == "array"
+    np.testing.assert_allclose(result.preprocessing.offset, x.mean(axis=0, dtype=np.float64), rtol=1e-6)
+
+
+def test_non_finite_loss_fails_the_job_and_names_the_step(tmp_path: Path) -> None:
+    training = {"optimizer": {"name": "sgd", "learning_rate": 1000.0}, "loss": "mean_squared_error"}
+    x, _ = trainings.blobs()
+    y = (x[:, 0] * 1e15).astype(np.float32)
+    network = {"layers": [{"type": "dense", "units": 1}]}
+    job = job_of(tmp_path, splits={"train": (x, y)}, network=network, training=training, checkpoint_seconds=0.0)
+    link = run(job)
+    (failed,) = link.of(messages.Failed)
+    assert failed.code == "non_finite_loss"
+    assert "at step" in failed.message
+    assert "learning_rate" in failed.message
+    assert not failed.retryable
+    assert not link.of(messages.Done)
+
+
+def test_cold_moving_statistics_are_warned_of(tmp_path: Path) -> None:
+    network = {"layers": [{"type": "batch_norm", "momentum": 0.99}, {"type": "dense", "units": "classes"}]}
+    link = run(job_of(tmp_path, network=network, training={"max_steps": 20}))
+    (warning,) = link.of(messages.Warned)
+    assert warning.code == "moving_statistics_cold"
+    assert "82% of the moving statistics of 'batch_norm'" in warning.message
+    assert "at most 0.861" in warning.message
+    assert results.read(link.of(messages.Done)[0].path)[0].warnings[0].message == warning.message
+
+
+@pytest.mark.parametrize("why", ["pause", "drain"])
+def test_stopped_run_leaves_a_checkpoint_from_which_it_goes_on(tmp_path: Path, why: messages.StopReason) -> None:
+    job = job_of(tmp_path / "job")
+    undisturbed = run(job)
+
+    def stop(link: RecordingLink, report: messages.Report) -> None:
+        if isinstance(report, messages.MetricsRow) and report.epoch == 2:
+            link.stop = why
+
+    link = run(again(job, tmp_path / "stopped"), RecordingLink(stop))
+    (stopped,) = link.of(messages.Stopped)
+    assert (stopped.why, stopped.step) == (why, 19)  # one step into epoch 3
+    assert stopped.checkpoint is not None
+    resumed = run(again(job, tmp_path / "resumed", resume=stopped.checkpoint))
+    assert content(resumed.of(messages.Done)[0].path) == content(undisturbed.of(messages.Done)[0].path)
+    assert epochs(resumed) == epochs(undisturbed)[2:]
+
+
+def test_run_that_is_stopped_while_it_validates_goes_on_with_the_validation(tmp_path: Path) -> None:
+    job = job_of(tmp_path / "job", training={"early_stopping": {"patience": 1}})
+    undisturbed = run(job)
+
+    class StoppedAtTheEpochsEnd(RecordingLink):
+        checks = 0
+
+        def check(self) -> None:
+            self.checks += 1
+            if self.checks == 2:  # the first is after the first step, the second in the validation of epoch 1
+                self.stop = "drain"
+            super().check()
+
+    link = StoppedAtTheEpochsEnd()
+    run(again(job, tmp_path / "stopped"), link)
+    (stopped,) = link.of(messages.Stopped)
+    assert stopped.step == 9
+    resumed = run(again(job, tmp_path / "resumed", resume=stopped.checkpoint))
+    assert content(resumed.of(messages.Done)[0].path) == content(undisturbed.of(messages.Done)[0].path)
+    assert epochs(resumed) == epochs(undisturbed)
+
+
+def test_cancelled_run_leaves_nothing(tmp_path: Path) -> None:
+    def cancel(link: RecordingLink, report: messages.Report) -> None:
+        if isinstance(report, messages.Progress):
+            link.stop = "cancel"
+
+    job = job_of(tmp_path)
+    link = run(job, RecordingLink(cancel))
+    (stopped,) = link.of(messages.Stopped)
+    assert (stopped.why, stopped.checkpoint) == ("cancel", None)
+    assert not list(job.scratch.iterdir())
+
+
+def test_damaged_checkpoint_is_refused_with_a_code_of_its_own(tmp_path: Path) -> None:
+    job = job_of(tmp_path / "job", checkpoint_seconds=0.0)
+    checkpoint = run(job).of(messages.Checkpoint)[3].path
+    weights = checkpoint / results.WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:-4])
+    (failed,) = run(again(job, tmp_path / "resumed", resume=checkpoint)).of(messages.Failed)
+    assert failed.code == "checkpoint_unreadable"
+
+
+def test_checkpoint_holds_no_pickle(tmp_path: Path) -> None:
+    job = job_of(tmp_path, checkpoint_seconds=0.0, training={"early_stopping": {}})
+    names = {path.name for path in run(job).of(messages.Checkpoint)[-1].path.iterdir()}
+    assert names == {
+        "weights.safetensors",
+        "state.safetensors",
+        "optimizer.safetensors",
+        "random.safetensors",
+        "best.safetensors",
+        "training.json",
+    }
+
+
+def test_metrics_come_by_epoch_with_all_their_names(tmp_path: Path) -> None:
+    link = run(job_of(tmp_path, training={"clip_norm": 1.0}))
+    rows = [row for row in link.of(messages.MetricsRow) if "val_loss" in row.values]
+    assert [(row.step, row.epoch) for row in rows] == [(9, 1), (18, 2), (27, 3)]
+    assert rows[0].values.keys() == {
+        "loss", "accuracy", "learning_rate", "grad_norm", "samples_per_second", "val_loss", "val_accuracy",
+    }  # fmt: skip
+    last = link.of(messages.Progress)[-1]
+    assert (last.step, last.steps, last.epoch, last.epochs, last.fraction) == (27, 27, 3, 3, 1.0)

@@ -1,0 +1,60 @@
+"""How good a network is, in eval mode: from the moving statistics, in float32, and without moving them, as predictions
+are made.
+
+    validate    after an epoch, on the rows held out      val_loss, val_accuracy | val_mae, val_rmse
+    final       once, on each split                       every metric there is
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from gammabeta.nets import metrics
+from worker import data
+from worker.run import Run
+
+NUMBERS_PER_BATCH = 1 << 24
+"""How many activations a batch may have; 64 MiB of them."""
+ROWS_PER_BATCH = 1024
+
+
+def validate(run: Run, check: Callable[[], None]) -> dict[str, float]:
+    """The brief metrics of the rows held out; nothing where none are. `check` is called between batches."""
+    if not len(run.held_out):
+        return {}
+    measured = _measured(run, run.rows, run.held_out, check)
+    return {f"val_{name}": value for name, value in measured.brief().items()}
+
+
+def final(run: Run, check: Callable[[], None]) -> dict[str, dict[str, Any]]:
+    """All metrics of the rows trained on, those held out, and the test split, as far as there are such rows."""
+    found = {"train": _all(run, run.rows, run.trained, check)}
+    if len(run.held_out):
+        found["validation"] = _all(run, run.rows, run.held_out, check)
+    if "test" in run.job.manifest.splits:
+        rows = data.open_rows(run.job, "test")
+        found["test"] = _all(run, rows, np.arange(rows.n), check)
+    return found
+
+
+def _all(run: Run, rows: data.Rows, indices: data.Indices, check: Callable[[], None]) -> dict[str, Any]:
+    measured = _measured(run, rows, indices, check).result() | {"n": len(indices)}
+    if "accuracy" in measured:
+        measured["correct"] = round(measured["accuracy"] * len(indices))
+    return measured
+
+
+@torch.inference_mode()
+def _measured(run: Run, rows: data.Rows, indices: data.Indices, check: Callable[[], None]) -> metrics.Evaluation:
+    run.network.eval()
+    evaluation = metrics.evaluation(run.task, loss=run.loss, labels=run.job.manifest.target.labels)
+    size = max(1, min(ROWS_PER_BATCH, NUMBERS_PER_BATCH // run.plan.activations))
+    for block in data.blocks(indices, size):
+        check()
+        x, y = rows.take(block, run.device)
+        evaluation.update(run.network(x), y)
+    return evaluation

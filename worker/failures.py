@@ -1,0 +1,41 @@
+"""Why a training cannot go on, by the codes that a job's error has."""
+
+from __future__ import annotations
+
+import errno
+
+import torch
+
+from worker.messages import Failed
+
+
+class TrainingFailed(Exception):
+    """The training cannot go on; `code` says why."""
+
+    def __init__(self, code: str, message: str) -> None:
+        self.code = code
+        super().__init__(message)
+
+
+def report_of(error: Exception) -> Failed:
+    """The last message of a trainer that raised."""
+    match error:
+        case TrainingFailed():
+            return Failed(code=error.code, message=str(error))
+        case torch.OutOfMemoryError():
+            return Failed(
+                code="oom_cuda",
+                message=f"The GPU's memory did not hold the training. Write a smaller batch_size or network. {error}",
+            )
+        case MemoryError():
+            return Failed(
+                code="oom_host",
+                message="The machine's memory did not hold the training. Write a smaller batch_size or network.",
+            )
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
+            return Failed(
+                code="no_space",
+                message="There is no space left for checkpoints and results on the worker's disk. Free some.",
+                retryable=True,
+            )
+    return Failed(code="training_error", message=f"{type(error).__name__}: {error}")

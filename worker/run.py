@@ -1,0 +1,115 @@
+"""A training under way: what it works on, and everything in it that changes, which is what a checkpoint holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from gammabeta.nets.build import Network, build_network
+from gammabeta.nets.preprocessing import fit
+from gammabeta.schemas.plans import NetworkPlan
+from gammabeta.schemas.preprocessing import FittedPreprocessing
+from gammabeta.schemas.resolution import Task, plan_of, steps_of, steps_per_epoch
+from gammabeta.schemas.training import LossName, TrainingSpec
+from worker import data, schedules
+from worker import device as devices
+from worker.messages import JobFile
+from worker.optimizers import optimizer_for
+from worker.stopping import Stopper
+from worker.tally import Tally
+
+
+@dataclass(kw_only=True)
+class Run:
+    """Above `step` all is fixed by the job; from there on it changes."""
+
+    job: JobFile
+    spec: TrainingSpec
+    plan: NetworkPlan
+    task: Task
+    device: torch.device
+    threads: int
+    rows: data.Rows
+    trained: data.Indices
+    held_out: data.Indices
+    preprocessing: FittedPreprocessing
+    loss: LossName
+    steps: int
+    """Of the whole run, early stopping not counted."""
+    steps_per_epoch: int
+    network: Network
+    parameters: list[nn.Parameter]
+    optimizer: torch.optim.Optimizer
+
+    step: int = 0
+    """Updates made."""
+    tally: Tally
+    stopper: Stopper
+    grad_norm: Tensor | None = None
+    """Of the last gradient, before it was clipped."""
+    newest: dict[str, float] = field(default_factory=dict)
+    """The newest value of each metric."""
+
+    @property
+    def epochs(self) -> int:
+        return -(-self.steps // self.steps_per_epoch)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the last step, from 1; before the first step 1."""
+        return max(1, -(-self.step // self.steps_per_epoch))
+
+    @property
+    def epoch_is_done(self) -> bool:
+        """All its steps were made, and it was not closed yet."""
+        return self.tally.rows > 0 and (self.step % self.steps_per_epoch == 0 or self.step == self.steps)
+
+    @property
+    def over(self) -> bool:
+        return self.step == self.steps or self.stopper.over
+
+    def learning_rate_after(self, step: int) -> float:
+        """Of the update that follows `step` others."""
+        return schedules.learning_rate(
+            self.spec.schedule, self.spec.optimizer.learning_rate, step, self.steps, self.steps_per_epoch
+        )
+
+
+def begin(job: JobFile, *, threads: int | None = None) -> Run:
+    """The run of a job before its first step, on its device. `threads` is for a run that goes on with those it had."""
+    spec = job.request.training
+    plan, task = plan_of(job.request, job.manifest)
+    threads = threads or devices.threads_for(plan, spec.batch_size, job.threads)
+    device = devices.settle(job.device, threads=threads, seed=spec.seed)
+    rows = data.open_rows(job, "train")
+    trained, held_out = data.hold_out(rows.n, spec.validation_fraction, spec.seed)
+    fitted = fit(job.request.preprocessing, job.manifest, rows.x, trained)
+    network = build_network(plan, fitted, task=task, seed=spec.seed).to(device)
+    return Run(
+        job=job,
+        spec=spec,
+        plan=plan,
+        task=task,
+        device=device,
+        threads=threads,
+        rows=rows,
+        trained=trained,
+        held_out=held_out,
+        preprocessing=fitted,
+        loss=_settled(spec),
+        steps=steps_of(spec, job.manifest),
+        steps_per_epoch=steps_per_epoch(len(trained), spec.batch_size),
+        network=network,
+        parameters=[each for each in network.parameters() if each.requires_grad],
+        optimizer=optimizer_for(spec.optimizer, network),
+        tally=Tally(task),
+        stopper=Stopper(spec.early_stopping),
+    )
+
+
+def _settled(spec: TrainingSpec) -> LossName:
+    if spec.loss == "auto":
+        raise ValueError("the loss of a job must be settled before it is queued. Received: auto")
+    return spec.loss
