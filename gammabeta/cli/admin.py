@@ -1,0 +1,116 @@
+"""`gammabeta up` and `gammabeta db`: what the person who runs a service needs.
+
+    up ──► migrate SQLite ──► service ──► /readyz ──► print the address
+                         └──► worker                    │
+                              both started again when they end, until Ctrl-C
+
+Of the command line this file alone knows the database. It imports it inside its commands: alembic and SQLAlchemy take
+as long to load as everything else together, and no other command needs them.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gammabeta import __version__
+from gammabeta.cli import show
+from gammabeta.cli.failures import SchemaOutdated
+from gammabeta.cli.processes import Program, Programs, stop_signals
+from gammabeta.cli.settings import UpSettings, environment
+from gammabeta.client.client import Client
+from gammabeta.errors import InvalidRequest
+
+READY_SECONDS = 120.0
+
+app = typer.Typer(help="Look after the database.")
+
+
+def up(
+    host: Annotated[str | None, typer.Option(help="Default: GAMMABETA_HOST, or 127.0.0.1.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65_535, help="Default: GAMMABETA_PORT, or 8000. 0: a free one.")
+    ] = None,
+    home: Annotated[
+        Path | None, typer.Option(help="Where data and models are kept. Default: GAMMABETA_HOME, or ~/.gammabeta.")
+    ] = None,
+) -> None:
+    """Start the service and a worker, and keep both alive until Ctrl-C."""
+    settings = UpSettings()
+    host = host or settings.host
+    port = free_port(host, settings.port if port is None else port)
+    home = home.expanduser().absolute() if home else settings.folder
+    _migrate(home)
+    variables = environment(home=home, host=host, port=port)
+    programs = [
+        Program(name=name, command=[sys.executable, "-P", "-m", name], environment=variables)
+        for name in ("service", "worker")
+    ]
+    url = f"http://{'127.0.0.1' if host in ('0.0.0.0', '') else host}:{port}"  # noqa: S104
+    with stop_signals() as stopped, Programs(programs, say=show.note) as running, Client(url) as client:
+        if running.wait_until(client.ready, seconds=READY_SECONDS, stopped=stopped):
+            show.out(show.addresses(url, home, __version__))
+            running.tend(stopped=stopped)
+        show.note("Stopping.")
+
+
+@app.command()
+def upgrade() -> None:
+    """Bring the database to the newest schema."""
+    _upgrade(UpSettings().folder)
+    show.note("The database has the newest schema.")
+
+
+@app.command()
+def check() -> None:
+    """Say whether the database has the newest schema; exit code 1 if not."""
+    _check(UpSettings().folder)
+    show.note("The database has the newest schema.")
+
+
+def _migrate(home: Path) -> None:
+    """Upgrade a SQLite database. Another one may serve more than this program, so its owner decides when."""
+    from gammabeta.store.settings import StoreSettings  # noqa: PLC0415
+
+    if StoreSettings(home=home).resolved_database_url.startswith("sqlite"):
+        _upgrade(home)
+    else:
+        _check(home)
+
+
+def _upgrade(home: Path) -> None:
+    from gammabeta.store import migrations  # noqa: PLC0415
+    from gammabeta.store.settings import StoreSettings  # noqa: PLC0415
+
+    home.mkdir(parents=True, exist_ok=True)
+    migrations.upgrade(StoreSettings(home=home).resolved_database_url)
+
+
+def _check(home: Path) -> None:
+    from gammabeta.store import migrations  # noqa: PLC0415
+    from gammabeta.store.engine import Database  # noqa: PLC0415
+    from gammabeta.store.settings import StoreSettings  # noqa: PLC0415
+
+    database = Database(StoreSettings(home=home).resolved_database_url)
+    try:
+        if migrations.pending(database):
+            raise SchemaOutdated
+    finally:
+        database.dispose()
+
+
+def free_port(host: str, port: int) -> int:
+    """The port, or a free one for 0."""
+    try:
+        with socket.create_server((host, port)) as server:
+            return int(server.getsockname()[1])
+    except OSError as exc:
+        raise InvalidRequest.of(
+            "--host, --port",
+            "must be an address that is free here. Stop what listens there, or write --port 0 for a free port.",
+            f"{host}:{port}: {exc.strerror}",
+        ) from exc

@@ -1,0 +1,34 @@
+"""What goes wrong on this side of the wire: not part of the tree in `gammabeta.errors`, since no service says it.
+
+CommandFailed
+├── ProgramEnded       a program that `up` started ended before all was ready
+├── SchemaOutdated     `up` and `db check` need the schema of this version
+├── SomethingMissing   `demo` without scikit-learn
+└── AccuraciesDiffer   `demo` found a bug
+"""
+
+from __future__ import annotations
+
+
+class CommandFailed(Exception):
+    """The command could not do its work."""
+
+    def __init__(self, message: str | None = None) -> None:
+        self.message = message or (self.__doc__ or "").strip()
+        super().__init__(self.message)
+
+
+class ProgramEnded(CommandFailed):
+    """A program of gammabeta ended while it was starting. Its log says why."""
+
+
+class SchemaOutdated(CommandFailed):
+    """The database must have the schema of this version, and has another. Run `gammabeta db upgrade`."""
+
+
+class SomethingMissing(CommandFailed):
+    """The demo must have scikit-learn for its digits, and it is not installed. Run: pip install 'gammabeta[demo]'"""
+
+
+class AccuraciesDiffer(CommandFailed):
+    """The accuracy that the job reported is not the one of the predictions over HTTP. This is a bug."""

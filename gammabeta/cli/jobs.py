@@ -1,0 +1,139 @@
+"""`gammabeta jobs` and `gammabeta train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from gammabeta.cli import show
+from gammabeta.cli.options import AsJson, Limit, Url, connect
+from gammabeta.client.waiting import JobHandle
+from gammabeta.errors import MalformedRequest
+
+app = typer.Typer(help="List, show, watch and cancel jobs.")
+
+
+@app.callback(invoke_without_command=True)
+def default(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        list_()
+
+
+@app.command("list")
+def list_(
+    status: Annotated[str | None, typer.Option(help="queued, running, succeeded, …")] = None,
+    kind: Annotated[str | None, typer.Option(help="train, …")] = None,
+    model: Annotated[str | None, typer.Option(help="Jobs of this model.")] = None,
+    limit: Limit = 20,
+    as_json: AsJson = False,
+    url: Url = None,
+) -> None:
+    """List jobs, newest first."""
+    with connect(url) as client:
+        found = client.jobs.list(status=status, kind=kind, model=model, limit=limit)
+    show.as_json(found) if as_json else show.out(show.jobs(found))
+
+
+@app.command("show")
+def show_(job: str, as_json: AsJson = False, url: Url = None) -> None:
+    """Show a job."""
+    with connect(url) as client:
+        found = client.jobs.get(job).job
+    show.as_json(found) if as_json else show.out(show.job(found))
+
+
+@app.command()
+def cancel(job: str, url: Url = None) -> None:
+    """Cancel a job that is queued or running."""
+    with connect(url) as client:
+        found = client.jobs.cancel(job)
+    show.note(f"{job} is {found.status}.")
+
+
+@app.command()
+def events(
+    job: str,
+    after: Annotated[int, typer.Option(help="The id of the last event already seen.")] = 0,
+    url: Url = None,
+) -> None:
+    """Follow what happens to a job, until its end."""
+    with connect(url) as client:
+        for event in client.jobs.get(job).events(after=after):
+            show.out(show.event(event))
+
+
+@app.command()
+def metrics(
+    job: str,
+    names: Annotated[str, typer.Option(help="Separated by commas; default: all.")] = "",
+    as_json: AsJson = False,
+    url: Url = None,
+) -> None:
+    """Show loss, accuracy and the other series of a job."""
+    wanted = [name for name in names.split(",") if name]
+    with connect(url) as client:
+        found = client.jobs.get(job).metrics(wanted)
+    show.as_json(found) if as_json else show.out(show.metrics(found))
+
+
+@app.command()
+def wait(job: str, url: Url = None) -> None:
+    """Wait for the end of a job, with a progress bar."""
+    with connect(url) as client:
+        follow(client.jobs.get(job))
+
+
+def train(
+    file: Annotated[Path, typer.Argument(help="The job, as YAML or JSON. Look at /docs for its fields.")],
+    follow_: Annotated[bool, typer.Option("--follow", "-f", help="Stay, with a progress bar, until its end.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the layers, and what is remarkable.")] = False,
+    as_json: AsJson = False,
+    url: Url = None,
+) -> None:
+    """Submit a training job."""
+    request = read_job(file)
+    with connect(url) as client:
+        if dry_run:
+            planned = client.jobs.dry_run(request)
+            show.as_json(planned) if as_json else show.out(show.dry_run(planned))
+            return
+        handle = client.jobs.submit(request)
+        if follow_:
+            follow(handle)
+        elif as_json:
+            show.as_json(handle.job)
+        else:
+            show.out(f"{handle.id} is {handle.job.status}. Follow it: gammabeta jobs wait {handle.id}")
+
+
+def follow(handle: JobHandle) -> None:
+    """Wait with a progress bar; Ctrl-C leaves the job alone."""
+    try:
+        job = handle.wait(progress=True)
+    except KeyboardInterrupt:
+        show.note(f"The job goes on. Stop it: gammabeta jobs cancel {handle.id}")
+        raise
+    for warning in job.warnings:
+        show.note(f"warning: {warning.message}")
+    if job.version:
+        show.out(f"{job.model} version {job.version} is published by {job.id}.")
+
+
+def read_job(file: Path) -> dict[str, Any]:
+    """A job from a YAML or JSON file (JSON is YAML)."""
+    try:
+        value = yaml.safe_load(file.read_text())
+    except OSError as exc:
+        raise MalformedRequest(
+            f"The job must be in a file that can be read. Received: {file}: {exc.strerror}."
+        ) from exc
+    except (yaml.YAMLError, UnicodeDecodeError) as exc:
+        raise MalformedRequest(f"{file} must be YAML or JSON. Received: {' '.join(str(exc).split())}.") from exc
+    if not isinstance(value, dict):
+        raise MalformedRequest(
+            f"{file} must hold an object with dataset, model and network. Received: {type(value).__name__}."
+        )
+    return value

@@ -1,0 +1,67 @@
+"""The command `gammabeta`: a thin skin on the client.
+
+Exit codes: 0 done · 1 a job failed, or the service refused · 2 the command or the request is wrong · 3 no service
+answered, or it is not ready · 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from gammabeta import __version__
+from gammabeta.cli import admin, datasets, demo, jobs, models, show
+from gammabeta.cli.failures import CommandFailed
+from gammabeta.cli.options import Url, connect
+from gammabeta.client import failures
+from gammabeta.errors import GammabetaError, InvalidRequest, MalformedRequest, NotReady, ServiceUnreachable
+
+app = typer.Typer(
+    help="Train networks with batch normalization over HTTP; predict from their stored moving statistics.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(admin.up)
+app.command()(demo.demo)
+app.add_typer(datasets.app, name="datasets")
+app.command()(jobs.train)
+app.add_typer(jobs.app, name="jobs")
+app.add_typer(models.app, name="models")
+app.command()(models.predict)
+app.add_typer(models.batchnorm_app, name="batchnorm")
+app.add_typer(admin.app, name="db")
+
+
+@app.command()
+def version(url: Url = None) -> None:
+    """Print the version of the client, and of the service if one answers."""
+    show.out(f"client   {__version__}")
+    with connect(url) as client:
+        show.out(f"service  {client.service_version()} at {client.url}" if client.ready() else "service  none answers")
+
+
+def main() -> None:
+    """Run a command. What gammabeta raises on purpose is one red line, never a traceback."""
+    try:
+        app()
+    except (GammabetaError, CommandFailed) as error:
+        show.error(readable(error))
+        sys.exit(exit_code(error))
+
+
+def readable(error: GammabetaError | CommandFailed) -> str:
+    """What must hold, what was received and what to do: a line for each wrong field."""
+    fields = error.errors if isinstance(error, InvalidRequest) else ()
+    return "\n".join(map(failures.sentence, fields)) or error.message
+
+
+def exit_code(error: GammabetaError | CommandFailed) -> int:
+    """What the shell is told."""
+    match error:
+        case InvalidRequest() | MalformedRequest():
+            return 2
+        case NotReady() | ServiceUnreachable():
+            return 3
+    return 1

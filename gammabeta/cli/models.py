@@ -1,0 +1,136 @@
+"""`gammabeta models`, `gammabeta predict` and `gammabeta batchnorm`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+
+from gammabeta.cli import show
+from gammabeta.cli.options import AsJson, Limit, Url, connect
+from gammabeta.client.client import Client
+from gammabeta.errors import MalformedRequest
+from gammabeta.schemas.batchnorm import ARRAYS, BatchNormState
+from gammabeta.schemas.preprocessing import FittedTable
+
+app = typer.Typer(help="List and show models, and move their aliases.")
+batchnorm_app = typer.Typer(help="Look at the batch-norm state of a model.")
+
+AVersion = Annotated[str | None, typer.Option("--version", help="Default: the alias production, or else the newest.")]
+
+
+@app.callback(invoke_without_command=True)
+def default(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        list_()
+
+
+@app.command("list")
+def list_(limit: Limit = 20, as_json: AsJson = False, url: Url = None) -> None:
+    """List models, newest first."""
+    with connect(url) as client:
+        found = client.models.list(limit=limit)
+    show.as_json(found) if as_json else show.out(show.models(found))
+
+
+@app.command("show")
+def show_(model: str, version: AVersion = None, as_json: AsJson = False, url: Url = None) -> None:
+    """Show a model and its versions, or one version."""
+    with connect(url) as client:
+        if version is None:
+            found = client.models.get(model)
+            show.as_json(found) if as_json else show.out(show.model(found))
+        else:
+            one = client.models.version(model, version)
+            show.as_json(one) if as_json else show.out(show.version(one))
+
+
+@app.command()
+def alias(model: str, alias: str, version: str, url: Url = None) -> None:
+    """Let an alias name a version: gammabeta models alias digits production 3."""
+    with connect(url) as client:
+        moved = client.models.alias(model, alias, version)
+    show.note(f"{moved.alias} of {moved.model} is version {moved.version}.")
+
+
+@batchnorm_app.command("show")
+def show_batchnorm(
+    model: str,
+    version: AVersion = None,
+    every_channel: Annotated[bool, typer.Option("--all", help="Every channel, however many there are.")] = False,
+    as_json: AsJson = False,
+    url: Url = None,
+) -> None:
+    """Show gamma, beta, moving mean and moving variance of each layer."""
+    with connect(url) as client:
+        state = client.models.batchnorm(model, version)
+    show.json(_plain(state)) if as_json else show.out(show.batchnorm(state, every_channel=every_channel))
+
+
+def _plain(state: BatchNormState) -> dict[str, Any]:
+    numbers = ("name", "axis", "epsilon", "momentum", "updates", *ARRAYS)
+    return {
+        "digest": state.digest,
+        "layers": [{name: getattr(layer, name) for name in numbers} for layer in state.layers],
+    }
+
+
+def predict(
+    model: str,
+    input: Annotated[str, typer.Option("--input", "-i", help="A JSON list of rows, or a csv file. '-': stdin, JSON.")],
+    version: AVersion = None,
+    alias: Annotated[str | None, typer.Option(help="Predict with the version of this alias.")] = None,
+    as_json: AsJson = False,
+    url: Url = None,
+) -> None:
+    """Predict rows of raw values."""
+    with connect(url) as client:
+        rows = _rows(client, model, input, version)
+        found = client.predict(model, rows, version=version, alias=alias)
+    if as_json:
+        show.json({name: value for name, value in vars(found).items() if name == "classes" or len(value)})
+    else:
+        show.out(show.prediction(found))
+
+
+def _rows(client: Client, model: str, source: str, version: str | None) -> list[Any]:
+    try:
+        data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+    except OSError as exc:
+        raise MalformedRequest(f"--input must be a file that can be read. Received: {source}: {exc.strerror}.") from exc
+    if source.lower().endswith(".csv"):
+        return _csv_rows(client, model, data, version)
+    try:
+        value = orjson.loads(data)
+    except orjson.JSONDecodeError as exc:
+        raise MalformedRequest(f"--input must be JSON, or a file that ends with .csv. Received: {exc}.") from exc
+    rows = value.get("instances") if isinstance(value, dict) else value
+    if not isinstance(rows, list):
+        raise MalformedRequest('--input must hold a list of rows, or {"instances": [rows]}.')
+    return rows
+
+
+def _csv_rows(client: Client, model: str, data: bytes, version: str | None) -> list[dict[str, Any]]:
+    """Rows by column name: numbers where the model has a numeric column, and nothing where a cell is empty."""
+    fitted = client.models.version(model, version).preprocessing
+    if not isinstance(fitted, FittedTable):
+        raise MalformedRequest(f"A csv file goes with a model of columns. '{model}' takes {fitted.kind}s: send JSON.")
+    kinds = {column.name: column.kind for column in fitted.columns}
+    reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig", errors="replace")))
+    if unused := [name for name in reader.fieldnames or () if name not in kinds]:
+        show.note(f"Columns that the model does not read: {', '.join(unused)}.")
+    return [{name: _cell(row[name], kinds[name]) for name in row if name in kinds} for row in reader]
+
+
+def _cell(text: str | None, kind: str) -> str | float | None:
+    if text is None or not text.strip():
+        return None
+    try:
+        return float(text) if kind == "numeric" else text
+    except ValueError:
+        return text  # the service says which row and column must be a number

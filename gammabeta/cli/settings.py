@@ -1,0 +1,35 @@
+"""What the command line reads from the environment, and gives to the programs that it starts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class UpSettings(BaseSettings):
+    """Where `gammabeta up` serves, unless its options say otherwise."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="GAMMABETA_", frozen=True, extra="ignore", use_attribute_docstrings=True
+    )
+
+    host: str = "127.0.0.1"
+    """The address to listen on."""
+    port: int = Field(default=8000, ge=0, le=65_535)
+    """The port to listen on; 0 takes a free one."""
+    home: Path = Path("~/.gammabeta")
+    """The folder of everything that has no other place."""
+
+    @property
+    def folder(self) -> Path:
+        """The home without `~`."""
+        return self.home.expanduser().absolute()
+
+
+def environment(*, home: Path | None = None, host: str | None = None, port: int | None = None) -> dict[str, str]:
+    """This environment, with what the options of a command say about it."""
+    said = {"GAMMABETA_HOME": home, "GAMMABETA_HOST": host, "GAMMABETA_PORT": port}
+    return {**os.environ, **{key: str(value) for key, value in said.items() if value is not None}}

@@ -1,0 +1,288 @@
+"""What a service has: data sets, jobs and models."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, TypeVar
+from urllib.parse import quote
+from uuid import uuid4
+
+import orjson
+from numpy.typing import ArrayLike
+from pydantic import BaseModel
+
+from gammabeta.client.arrays import npz_file, state_of
+from gammabeta.client.connection import Body, Connection, Params, not_understood, parse
+from gammabeta.client.waiting import JobHandle, polled
+from gammabeta.errors import DatasetInvalid, InvalidRequest
+from gammabeta.schemas.batchnorm import BatchNormState
+from gammabeta.schemas.datasets import Dataset, Preview
+from gammabeta.schemas.jobs import DryRun, Job, TrainRequest
+from gammabeta.schemas.models import Alias, BatchNormAnswer, Model, Served, Version
+
+Data: TypeAlias = str | Path | bytes | tuple[ArrayLike, ArrayLike] | Mapping[str, ArrayLike]
+"""A file, its bytes, `(x, y)`, or arrays by the names that an npz of the service has (`x_train`, `y_train`, …)."""
+Order: TypeAlias = Literal["asc", "desc"]
+
+PAGE = 100
+JSON = {"Content-Type": "application/json"}
+
+EntryT = TypeVar("EntryT", bound=BaseModel)
+
+
+class Datasets:
+    """Data sets: `client.datasets`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def upload(
+        self,
+        data: Data,
+        *,
+        name: str | None = None,
+        format: Literal["csv", "npz"] | None = None,
+        target: str | None = None,
+        test_fraction: float | None = None,
+        seed: int | None = None,
+        categorical: Sequence[str] = (),
+        ignore: Sequence[str] = (),
+        test_of: str | None = None,
+        wait: bool = True,
+        timeout: float | None = None,
+    ) -> Dataset:
+        """Send a data set.
+
+        Args:
+            data: a path (streamed from disk), the bytes of a file, `(x, y)`, or a dict of arrays.
+            name: None: the name of the file.
+            format: None: from the file's ending or its first bytes.
+            target: csv: the column to predict.
+            test_fraction: draw a test split by `seed`, where the file has none.
+            categorical: csv: columns that hold categories although they look like numbers.
+            ignore: csv: columns to leave out.
+            test_of: the id of a data set whose test split this file is; `name` is then not used.
+            wait: until it was read.
+
+        Raises:
+            DatasetInvalid: the file was read and refused (with `wait`).
+            TimeoutError: it was not read within `timeout` seconds (with `wait`).
+        """
+        params: Params = {
+            "name": None if test_of else name or _name_of(data),
+            "format": format or _format_of(data),
+            "target": target,
+            "test_fraction": test_fraction,
+            "seed": seed,
+            "categorical": ",".join(categorical) or None,
+            "ignore": ",".join(ignore) or None,
+            "split": "test" if test_of else None,
+            "of": test_of,
+        }
+        with _body_of(data) as body:
+            # An upload that broke off may be sent again under its key: the service keeps the first that was whole.
+            response = self._connection.request(
+                "POST", "/v1/datasets", params=params, body=body, headers=_keyed(None), repeatable=True
+            )
+        dataset = parse(Dataset, response)
+        return self.wait(dataset.id, timeout=timeout) if wait else dataset
+
+    def wait(self, dataset: str, *, timeout: float | None = None) -> Dataset:
+        """Wait until the file was read. Raises DatasetInvalid where it was refused."""
+        for seen in polled(self._connection, lambda: self.get(dataset), timeout):
+            if seen.state == "ready":
+                return seen
+            if seen.state == "failed":
+                raise DatasetInvalid(
+                    *((seen.error.code, seen.error.message) if seen.error else ("failed", "no reason"))
+                )
+        raise TimeoutError(f"Dataset {dataset} must be read within {timeout:g} seconds. Received: still validating.")
+
+    def get(self, dataset: str) -> Dataset:
+        """By id or name."""
+        return self._connection.read(Dataset, _path("datasets", dataset))
+
+    def list(self, *, limit: int | None = PAGE, order: Order = "desc") -> list[Dataset]:
+        return [*_listed(self._connection, Dataset, "/v1/datasets", {"order": order}, limit)]
+
+    def preview(self, dataset: str, *, rows: int = 20) -> Preview:
+        return self._connection.read(Preview, f"{_path('datasets', dataset)}/preview", params={"rows": rows})
+
+    def delete(self, dataset: str) -> None:
+        self._connection.request("DELETE", _path("datasets", dataset))
+
+
+class Jobs:
+    """Jobs: `client.jobs`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def submit(self, request: TrainRequest | Mapping[str, Any], *, idempotency_key: str | None = None) -> JobHandle:
+        """Put a job into the queue. Without a key one is made, so that a submission whose answer was lost is not run
+        twice."""
+        response = self._connection.request(
+            "POST", "/v1/jobs", body=_json(request), headers=JSON | _keyed(idempotency_key), repeatable=True
+        )
+        return JobHandle(self._connection, parse(Job, response))
+
+    def dry_run(self, request: TrainRequest | Mapping[str, Any]) -> DryRun:
+        """What a submission would do: the resolved request, the layer table, remarks."""
+        response = self._connection.request(
+            "POST", "/v1/jobs", params={"dry_run": True}, body=_json(request), headers=JSON, repeatable=True
+        )
+        return parse(DryRun, response)
+
+    def get(self, job: str) -> JobHandle:
+        return JobHandle(self._connection, self._connection.read(Job, _path("jobs", job)))
+
+    def list(
+        self,
+        *,
+        status: str | None = None,
+        kind: str | None = None,
+        model: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        limit: int | None = PAGE,
+        order: Order = "desc",
+    ) -> list[Job]:
+        marks = {f"metadata[{key}]": value for key, value in (metadata or {}).items()}
+        params: Params = {"status": status, "kind": kind, "model": model, "order": order, **marks}
+        return [*_listed(self._connection, Job, "/v1/jobs", params, limit)]
+
+    def cancel(self, job: str) -> Job:
+        return parse(Job, self._connection.request("POST", f"{_path('jobs', job)}/cancel", repeatable=True))
+
+
+class Models:
+    """Models, versions, aliases and their batch-norm states: `client.models`.
+
+    Where a version can be left out, it is what a prediction would use: the alias `production`, or else the newest.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def get(self, name: str) -> Model:
+        return self._connection.read(Model, _path("models", name))
+
+    def list(self, *, limit: int | None = PAGE, order: Order = "desc") -> list[Model]:
+        return [*_listed(self._connection, Model, "/v1/models", {"order": order}, limit, key="name")]
+
+    def version(self, name: str, version: str | int | None = None) -> Version:
+        return self._connection.read(Version, self._version_path(name, version))
+
+    def batchnorm(self, name: str, version: str | int | None = None) -> BatchNormState:
+        """gamma, beta, moving mean and variance of every layer as float32 arrays, checked against their digest."""
+        return state_of(self._connection.read(BatchNormAnswer, f"{self._version_path(name, version)}/batchnorm"))
+
+    def served(self, name: str, version: str | int | None = None) -> Served:
+        """What is in the memory of the process that answers, its digest computed now."""
+        return self._connection.read(Served, f"{self._version_path(name, version)}/served")
+
+    def alias(self, name: str, alias: str, version: str | int) -> Alias:
+        """Let the alias name this version, at once for every later prediction."""
+        path = f"{_path('models', name)}/aliases/{quote(alias, safe='')}"
+        return parse(
+            Alias, self._connection.request("PUT", path, body=_dumped({"version": str(version)}), headers=JSON)
+        )
+
+    def remove_alias(self, name: str, alias: str) -> None:
+        """Forget the alias; its version stays."""
+        self._connection.request("DELETE", f"{_path('models', name)}/aliases/{quote(alias, safe='')}")
+
+    def _version_path(self, name: str, version: str | int | None) -> str:
+        return f"{_path('models', name)}/versions/{quote(str(version or self._default(name)), safe='')}"
+
+    def _default(self, name: str) -> str:
+        model = self.get(name)
+        return model.aliases.get("production") or model.versions[0].version
+
+
+def _listed(
+    connection: Connection, shape: type[EntryT], path: str, params: Params, limit: int | None, *, key: str = "id"
+) -> Iterator[EntryT]:
+    """The entries of all pages, up to `limit`."""
+    after: str | None = None
+    left = limit
+    while left is None or left > 0:
+        size = PAGE if left is None else min(PAGE, left)
+        response = connection.request("GET", path, params={**params, "limit": size, "after": after})
+        try:
+            page = orjson.loads(response.content)
+            entries = [shape.model_validate(entry) for entry in page["data"]]
+            more = bool(page["has_more"])
+        except (ValueError, KeyError, TypeError) as exc:
+            raise not_understood(response, f"{type(exc).__name__} {exc}") from exc
+        yield from entries
+        if not more or not entries:
+            return
+        after = page.get("last_id") or str(getattr(entries[-1], key))
+        left = None if left is None else left - len(entries)
+
+
+def _path(kind: str, name: str) -> str:
+    return f"/v1/{kind}/{quote(name, safe='')}"
+
+
+def _keyed(key: str | None) -> dict[str, str]:
+    return {"Idempotency-Key": key or uuid4().hex}
+
+
+def _json(request: TrainRequest | Mapping[str, Any]) -> bytes:
+    return _dumped(request.model_dump(mode="json") if isinstance(request, TrainRequest) else dict(request))
+
+
+def _dumped(value: dict[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(value, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY)
+    except orjson.JSONEncodeError as exc:
+        raise InvalidRequest.of("body", f"must be what JSON can hold ({exc})") from exc
+
+
+def _plain(value: Any) -> Any:
+    """A spec inside a dict, as JSON can hold it."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    raise TypeError(type(value).__name__)
+
+
+def _body_of(data: Data) -> AbstractContextManager[Body]:
+    match data:
+        case bytes():
+            return nullcontext(data)
+        case str() | Path():
+            return nullcontext(_existing(Path(data)))
+        case (x, y):
+            return npz_file({"x": x, "y": y})
+        case Mapping():
+            return npz_file(data)
+    raise InvalidRequest.of(
+        "data", "must be a path, bytes, (x, y) or a dict of arrays. Write (x, y), for instance.", type(data).__name__
+    )
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise InvalidRequest.of("data", "must be a file that exists. Look at its path.", str(path))
+    return path
+
+
+def _name_of(data: Data) -> str:
+    if not isinstance(data, str | Path):
+        raise InvalidRequest.of("name", 'is required where no file gives one. Write name="digits", for instance.')
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(data).stem).lstrip("._-")[:64] or "dataset"
+
+
+def _format_of(data: Data) -> str:
+    if isinstance(data, bytes):
+        return "npz" if data.startswith(b"PK") else "csv"
+    if not isinstance(data, str | Path):
+        return "npz"
+    ending = Path(data).suffix.lower().lstrip(".")
+    if ending not in ("csv", "npz"):
+        raise InvalidRequest.of("format", 'must be "csv" or "npz" where the file\'s name does not say it.', str(data))
+    return ending

@@ -1,0 +1,154 @@
+"""Jobs while they run: waiting, watching, cancelling.
+
+Waiting polls, and lives through a service that restarts; events come over SSE and go on where a connection broke.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from gammabeta.client.connection import Connection, parse
+from gammabeta.client.progress import display
+from gammabeta.errors import JobFailed, NotReady, ServiceFault, ServiceUnreachable
+from gammabeta.schemas.jobs import Event, Job, Metrics
+
+SeenT = TypeVar("SeenT")
+
+TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
+PATIENCE = 60.0
+"""Seconds that a wait goes on while no service answers."""
+MAX_PAUSE = 0.5
+"""Seconds between two polls, at most."""
+
+
+class JobHandle:
+    """A submitted job. `job` is how it was when it was last looked at."""
+
+    def __init__(self, connection: Connection, job: Job) -> None:
+        self._connection = connection
+        self.job = job
+
+    def __repr__(self) -> str:
+        return f"JobHandle({self.id!r}, status={self.job.status!r})"
+
+    @property
+    def id(self) -> str:
+        return self.job.id
+
+    @property
+    def path(self) -> str:
+        return f"/v1/jobs/{self.id}"
+
+    def refresh(self) -> Job:
+        """Look at the job now."""
+        self.job = self._connection.read(Job, self.path)
+        return self.job
+
+    def wait(self, *, progress: bool = False, timeout: float | None = None) -> Job:
+        """Wait for the end of the job.
+
+        Args:
+            progress: show a live bar with loss, metrics, speed and time left on the terminal.
+            timeout: in seconds. None: as long as it takes.
+
+        Raises:
+            JobFailed: it ended as failed or cancelled.
+            TimeoutError: it did not end in time. It goes on.
+        """
+        with display() if progress else nullcontext(None) as show:
+            for job in polled(self._connection, self.refresh, timeout):
+                if show:
+                    show(job)
+                if job.status in TERMINAL:
+                    break
+        if self.job.status not in TERMINAL:
+            raise TimeoutError(
+                f"Job {self.id} must end within {timeout:g} seconds. Received: status {self.job.status}. "
+                "It goes on: wait again, or cancel it."
+            )
+        return _succeeded(self.job)
+
+    def cancel(self) -> Job:
+        """Ask for the end of the job. A running job is `cancelling` until its worker has stopped it."""
+        self.job = parse(Job, self._connection.request("POST", f"{self.path}/cancel", repeatable=True))
+        return self.job
+
+    def metrics(self, names: Sequence[str] = (), *, max_points: int | None = None) -> Metrics:
+        """The series by step and epoch; without `names`, all of them."""
+        params = {"names": ",".join(names) or None, "max_points": max_points}
+        return self._connection.read(Metrics, f"{self.path}/metrics", params=params)
+
+    def events(self, *, after: int = 0) -> Iterator[Event]:
+        """What happens to the job, as it happens, until its end. `after` is the id of the last event already seen."""
+        heard = time.monotonic()
+        while True:
+            try:
+                ended = self.refresh().status in TERMINAL
+                for event in self._streamed(after):
+                    after, heard = event.id, time.monotonic()
+                    yield event
+                    # Not left to the end of the stream: a service may keep that of a finished job open.
+                    if event.type in TERMINAL and self.refresh().status in TERMINAL:
+                        return
+                if ended:
+                    return
+            except (ServiceUnreachable, NotReady):
+                if time.monotonic() - heard > PATIENCE:
+                    raise
+            self._connection.sleep(MAX_PAUSE)
+
+    def _streamed(self, after: int) -> Iterator[Event]:
+        headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
+        with self._connection.lines(f"{self.path}/events", headers=headers) as lines:
+            for data in _messages(lines):
+                yield _event(data)
+
+
+def polled(connection: Connection, look: Callable[[], SeenT], timeout: float | None) -> Iterator[SeenT]:
+    """Look again and again, less often as time goes by, until `timeout` has passed."""
+    start = heard = time.monotonic()
+    pause = 0.05
+    while True:
+        try:
+            yield look()
+            heard = time.monotonic()
+        except (ServiceUnreachable, NotReady):
+            if time.monotonic() - heard > PATIENCE:
+                raise
+        if timeout is not None and time.monotonic() - start >= timeout:
+            return
+        connection.sleep(pause)
+        pause = min(pause * 1.5, MAX_PAUSE)
+
+
+def _succeeded(job: Job) -> Job:
+    if job.status == "succeeded":
+        return job
+    reason = job.error.code if job.error else job.status
+    why = f"{reason}: {job.error.message}" if job.error else "somebody cancelled it"
+    raise JobFailed(
+        f"Job {job.id} must succeed. Received: {job.status}, {why}", job_id=job.id, status=job.status, reason=reason
+    )
+
+
+def _messages(lines: Iterator[str]) -> Iterator[str]:
+    """The data of each message of an event stream. Comments keep the connection alive and say nothing."""
+    data: list[str] = []
+    for line in lines:
+        if line.startswith("data:"):
+            data.append(line[5:].removeprefix(" "))
+        elif not line and data:
+            yield "\n".join(data)
+            data = []
+
+
+def _event(data: str) -> Event:
+    try:
+        return Event.model_validate_json(data)
+    except ValidationError as exc:
+        raise ServiceFault(f"An event stream must carry events as JSON. Received: {data[:200]!r}.") from exc

@@ -1,0 +1,312 @@
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+import gammabeta
+from gammabeta.cli.main import exit_code
+from gammabeta.schemas.batchnorm import BatchNormState
+from tests.unit.cli.conftest import Run
+from tests.unit.client.fake_service import (
+    DIGEST,
+    TIME,
+    FakeService,
+    batchnorm_answer,
+    dataset,
+    job,
+    layer_state,
+    ok,
+    page,
+    prediction,
+    problem,
+)
+
+JOB = {"dataset": "digits", "model": "digits", "network": {"preset": "mlp", "hidden": [64]}}
+VERSION = {
+    "version": "2",
+    "job": "job_1",
+    "dataset": "ds_1",
+    "created_at": TIME,
+    "metrics": {"test": {"loss": 0.1, "accuracy": 0.9725, "per_class": {}}},
+    "weights_sha256": "ab",
+    "batchnorm_digest": DIGEST,
+}
+MODEL = {"name": "digits", "versions": [VERSION], "aliases": {"production": "2"}, "created_at": TIME}
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (gammabeta.JobFailed(), 1),
+        (gammabeta.JobNotFound(), 1),
+        (gammabeta.WrongState(), 1),
+        (gammabeta.ServiceFault(), 1),
+        (gammabeta.InvalidRequest(), 2),
+        (gammabeta.NotSupported(), 2),
+        (gammabeta.MalformedRequest(), 2),
+        (gammabeta.ServiceUnreachable(), 3),
+        (gammabeta.NotReady(), 3),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_exit_codes_tell_failed_from_wrong_from_unreachable(error: gammabeta.GammabetaError, code: int) -> None:
+    assert exit_code(error) == code
+
+
+def test_without_a_service_there_is_one_readable_line_and_no_traceback(run: Run) -> None:
+    ran = run("jobs", "list", "--url", "http://127.0.0.1:1")
+    assert ran.code == 3
+    assert ran.out == ""
+    assert ran.err.count("\n") == 1
+    assert "gammabeta up" in ran.err
+
+
+def test_a_wrong_option_is_a_usage_error(run: Run) -> None:
+    assert run("jobs", "list", "--no-such-option").code == 2
+
+
+def test_help_names_every_command(run: Run) -> None:
+    ran = run("--help")
+    words = ["up", "demo", "datasets", "train", "jobs", "models", "predict", "batchnorm", "db", "version"]
+    assert [word for word in words if f" {word} " not in ran.out] == []
+
+
+def test_version_says_both(run: Run, service: FakeService) -> None:
+    service.on("GET", "/readyz", ok({}))
+    service.on("GET", "/v1/version", ok({"version": "0.1.0"}))
+    assert run("version").out.splitlines()[0] == f"client   {gammabeta.__version__}"
+
+
+@pytest.mark.parametrize("command", [["jobs"], ["jobs", "list"]], ids=" ".join)
+def test_jobs_are_listed(run: Run, service: FakeService, command: list[str]) -> None:
+    service.on("GET", "/v1/jobs", page(job("running", progress={"fraction": 0.425})))
+    ran = run(*command)
+    assert ran.code == 0
+    assert all(word in ran.out for word in ("job_1", "train", "digits", "running", "42%"))
+
+
+def test_an_empty_list_says_so(run: Run, service: FakeService) -> None:
+    service.on("GET", "/v1/jobs", page())
+    assert "No jobs yet" in run("jobs").out
+
+
+@pytest.mark.parametrize(
+    ("command", "path", "entry"),
+    [
+        ("jobs", "/v1/jobs", job()),
+        ("datasets", "/v1/datasets", dataset()),
+        ("models", "/v1/models", {**MODEL, "id": ""}),
+    ],
+)
+def test_lists_are_json_for_programs(
+    run: Run, service: FakeService, command: str, path: str, entry: dict[str, Any]
+) -> None:
+    service.on("GET", path, page(entry))
+    listed = json.loads(run(command, "list", "--json").out)
+    assert len(listed) == 1
+
+
+def test_show_says_why_a_job_failed(run: Run, service: FakeService) -> None:
+    service.on("GET", "/v1/jobs/job_1", ok(job("failed", error={"code": "diverged", "message": "loss is NaN"})))
+    ran = run("jobs", "show", "job_1")
+    assert (ran.code, "diverged: loss is NaN" in ran.out) == (0, True)
+
+
+def test_a_job_is_read_from_yaml_and_followed_to_its_end(run: Run, service: FakeService, tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("dataset: digits\nmodel: digits\nnetwork: {preset: mlp, hidden: [64]}\n")
+    service.on("POST", "/v1/jobs", ok(job("queued"), 202))
+    service.on("GET", "/v1/jobs/job_1", ok(job("running")), ok(job("succeeded", version="1")))
+    ran = run("train", str(tmp_path / "job.yaml"), "--follow")
+    assert ran.code == 0
+    assert "digits version 1 is published by job_1" in ran.out
+    assert orjson.loads(service.requests[0].content) == JOB
+
+
+def test_a_failed_job_is_exit_code_one(run: Run, service: FakeService, tmp_path: Path) -> None:
+    (tmp_path / "job.json").write_text(json.dumps(JOB))
+    service.on("POST", "/v1/jobs", ok(job("queued"), 202))
+    service.on("GET", "/v1/jobs/job_1", ok(job("failed", error={"code": "diverged", "message": "loss is NaN"})))
+    ran = run("train", str(tmp_path / "job.json"), "-f")
+    assert (ran.code, "diverged: loss is NaN" in ran.err) == (1, True)
+
+
+def test_without_follow_the_next_command_is_told(run: Run, service: FakeService, tmp_path: Path) -> None:
+    (tmp_path / "job.json").write_text(json.dumps(JOB))
+    service.on("POST", "/v1/jobs", ok(job("queued"), 202))
+    assert "gammabeta jobs wait job_1" in run("train", str(tmp_path / "job.json")).out
+
+
+def test_a_dry_run_shows_layers_and_remarks(run: Run, service: FakeService, tmp_path: Path) -> None:
+    resolved = {**JOB, "network": {"layers": [{"type": "dense", "units": 2}]}, "preprocessing": {}, "training": {}}
+    row = {"name": "dense", "type": "dense", "inputs": ["input"], "output_shape": [64], "parameters": 50_240}
+    remark = {"field": "training", "severity": "warning", "code": "cold", "message": "will not have warmed up"}
+    answer = {
+        "request": {**resolved, "resources": {}, "priority": 0, "metadata": {}},
+        "layers": [row],
+        "parameters": 50_240,
+        "memory_bytes": 2**21,
+        "steps": 1_500,
+        "messages": [remark],
+    }
+    (tmp_path / "job.json").write_text(json.dumps(JOB))
+    service.on("POST", "/v1/jobs", ok(answer))
+    ran = run("train", str(tmp_path / "job.json"), "--dry-run")
+    assert all(part in ran.out for part in ("50,240", "1,500 steps", "2.0 MiB", "warning: will not have warmed up"))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("a: [", "must be YAML or JSON"), ("- 1", "must hold an object"), (None, "can be read")],
+    ids=["broken", "list", "missing"],
+)
+def test_a_file_that_is_no_job_is_refused_before_anything_is_sent(
+    run: Run, service: FakeService, tmp_path: Path, text: str | None, said: str
+) -> None:
+    if text is not None:
+        (tmp_path / "job.yaml").write_text(text)
+    ran = run("train", str(tmp_path / "job.yaml"))
+    assert (ran.code, said in ran.err, service.requests) == (2, True, [])
+
+
+def test_wrong_fields_are_a_line_each(run: Run, service: FakeService, tmp_path: Path) -> None:
+    (tmp_path / "job.json").write_text("{}")
+    errors = [{"field": name, "message": "is required", "received": None} for name in ("dataset", "model")]
+    service.on("POST", "/v1/jobs", problem(422, "invalid_request", "2 fields are wrong", *errors))
+    ran = run("train", str(tmp_path / "job.json"))
+    assert (ran.code, ran.err.splitlines()) == (2, ["dataset: is required", "model: is required"])
+
+
+def test_upload_shows_what_was_read(run: Run, service: FakeService, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("a,b\n1,x\n")
+    feature = {"name": "[age]", "kind": "numeric", "missing": 3, "min": 1, "max": 9.5, "mean": 4, "std": 2}
+    target = {"name": "b", "kind": "class", "classes": [{"label": "x", "count": 1}, {"label": "y", "count": 1}]}
+    service.on("POST", "/v1/datasets", ok(dataset("validating"), 202))
+    service.on("GET", "/v1/datasets/ds_1", ok(dataset("ready", features=[feature], target=target)))
+    ran = run("datasets", "upload", str(tmp_path / "rows.csv"), "--target", "b", "--ignore", "c", "--ignore", "d")
+    assert all(part in ran.out for part in ("[age]", "b (2 classes)", "8 train", "9.5"))
+    assert service.requests[0].url.params["ignore"] == "c,d"
+
+
+def test_models_show_scores_and_aliases(run: Run, service: FakeService) -> None:
+    service.on("GET", "/v1/models/digits", ok(MODEL))
+    ran = run("models", "show", "digits")
+    assert all(part in ran.out for part in ("accuracy 0.9725", "production → 2", "a" * 12))
+
+
+def test_an_alias_is_moved(run: Run, service: FakeService) -> None:
+    answer = {"model": "digits", "alias": "production", "version": "2"}
+    service.on("PUT", "/v1/models/digits/aliases/production", ok(answer))
+    assert "production of digits is version 2" in run("models", "alias", "digits", "production", "2").err
+
+
+def shown(run: Run, service: FakeService, channels: int, *options: str) -> str:
+    state = BatchNormState((layer_state(channels),))
+    service.on("GET", "/v1/models/digits/versions/2/batchnorm", ok(batchnorm_answer(state)))
+    ran = run("batchnorm", "show", "digits", "--version", "2", *options)
+    assert ran.code == 0
+    assert max(map(len, ran.out.splitlines())) <= 80 or "--json" in options
+    return ran.out
+
+
+def test_few_channels_are_shown_one_by_one(run: Run, service: FakeService) -> None:
+    text = shown(run, service, 3)
+    assert [line.split()[0] for line in text.splitlines() if line.split()[:1] and line.split()[0].isdigit()] == [
+        "0",
+        "1",
+        "2",
+    ]
+    assert "moving" in text
+    assert "epsilon 0.001" in text
+
+
+def test_many_channels_are_shown_by_quantiles(run: Run, service: FakeService) -> None:
+    text = shown(run, service, 64)
+    assert "median" in text
+    assert "moving_variance" in text
+
+
+def test_all_channels_are_shown_when_asked_for(run: Run, service: FakeService) -> None:
+    text = shown(run, service, 64, "--all")
+    numbers = [word for line in text.splitlines() for word in line.split() if word.isdigit()]
+    assert {str(channel) for channel in range(64)} <= set(numbers)
+
+
+def test_a_layer_that_is_cold_is_pointed_at(run: Run, service: FakeService) -> None:
+    assert "37% of the moving statistics is still their initial value" in " ".join(shown(run, service, 3).split())
+
+
+def test_batch_norm_is_json_for_programs(run: Run, service: FakeService) -> None:
+    state = json.loads(shown(run, service, 3, "--json"))
+    assert len(state["layers"][0]["moving_variance"]) == 3
+    assert state["layers"][0]["beta"] is None
+
+
+def test_predict_reads_rows_from_a_file(run: Run, service: FakeService, tmp_path: Path) -> None:
+    (tmp_path / "rows.json").write_text("[[1, 2], [3, 4]]")
+    service.on("POST", "/v1/models/digits/predict", prediction(["1", "0"]))
+    ran = run("predict", "digits", "--input", str(tmp_path / "rows.json"), "--alias", "best")
+    assert "digits version 3" in ran.out
+    assert orjson.loads(service.requests[0].content) == {"instances": [[1, 2], [3, 4]]}
+
+
+def test_predict_reads_standard_input_and_writes_json(
+    run: Run, service: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stdin = io.TextIOWrapper(io.BytesIO(b'{"instances": [[1]]}'))
+    monkeypatch.setattr(sys, "stdin", stdin)
+    service.on("POST", "/v1/models/digits/predict", prediction(["1"]))
+    answer = json.loads(run("predict", "digits", "-i", "-", "--json").out)
+    assert answer["labels"] == ["1"]
+    assert answer["scores"] == [[0.0, 1.0]]
+    assert "values" not in answer
+
+
+def test_predict_reads_a_csv_file_by_the_columns_of_the_model(run: Run, service: FakeService, tmp_path: Path) -> None:
+    columns = [
+        {"kind": "numeric", "name": "age", "fill": 1.0},
+        {"kind": "categorical", "name": "job", "categories": ["a"]},
+    ]
+    version = {
+        **VERSION,
+        "model": "census",
+        "network": {"layers": [{"type": "dense", "units": 2}]},
+        "preprocessing": {"kind": "table", "columns": columns},
+        "classes": ["0", "1"],
+        "parameters": 1,
+    }
+    (tmp_path / "rows.csv").write_text("age,job,income\n39, a,x\n,7,y\nold,,z\n")
+    service.on("GET", "/v1/models/census/versions/2", ok(version))
+    service.on("POST", "/v1/models/census/predict", prediction(["1", "0", "0"]))
+    ran = run("predict", "census", "-i", str(tmp_path / "rows.csv"), "--version", "2")
+    assert orjson.loads(service.requests[-1].content)["instances"] == [
+        {"age": 39.0, "job": " a"},
+        {"age": None, "job": "7"},
+        {"age": "old", "job": None},
+    ]
+    assert "income" in ran.err
+
+
+@pytest.mark.parametrize("text", ["{", '"rows"', "3", "{}"])
+def test_input_that_is_no_list_of_rows_is_refused(run: Run, tmp_path: Path, text: str) -> None:
+    (tmp_path / "rows.json").write_text(text)
+    ran = run("predict", "digits", "-i", str(tmp_path / "rows.json"))
+    assert (ran.code, "--input must" in ran.err) == (2, True)
+
+
+def test_what_the_service_says_is_never_read_as_markup(run: Run, service: FakeService) -> None:
+    service.on("GET", "/v1/jobs/job_1", problem(404, "job_not_found", "no job [red]job_1[/red] [/] here"))
+    assert run("jobs", "show", "job_1").err == "no job [red]job_1[/red] [/] here\n"
+
+
+def test_metrics_are_summed_up(run: Run, service: FakeService) -> None:
+    series = {"name": "loss", "step": [1, 2, 3], "epoch": [1, 1, 1], "value": [0.5, None, 0.25]}
+    service.on("GET", "/v1/jobs/job_1", ok(job()))
+    service.on("GET", "/v1/jobs/job_1/metrics", ok({"job": "job_1", "series": [series]}))
+    last = run("jobs", "metrics", "job_1", "--names", "loss").out.splitlines()[-1].split()
+    assert last == ["loss", "3", "0.5", "0.25", "0.25", "0.5"]
