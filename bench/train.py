@@ -1,81 +1,105 @@
-"""Training throughput: a job of the worker beside a hand-written PyTorch loop, on the same machine, turn by turn.
+"""Training throughput: a job of the service beside a hand-written PyTorch loop and Keras' `fit`, turn by turn.
 
-    python -m bench.train                       needs mnist.npz in $GAMMABETA_TEST_DATA, or --data FILE
+    scripts/bench train [--n 5] [--epochs 3] [--keras .venv-keras/bin/python]     needs mnist.npz in GAMMABETA_TEST_DATA
 
 Dense(64) + batch norm + ReLU + softmax on MNIST, batches of 32, adam. The hand-written loop has all rows as float32
 tensors in memory, one thread, torch's own BatchNorm1d and fused adam, and does nothing but train: no metrics, no
-progress, no way to stop. The worker's runs in a trainer process, as every job does. Each figure is rows a second of the
-last epoch of a run; the ratio compares two runs that followed each other.
+progress, no way to stop. The job goes over HTTP to a running `gammabeta up`, as every job does. Each figure is rows a
+second of the last epoch of a run; a ratio compares runs that followed each other. Keras runs in an interpreter of its
+own: `python3 -m venv .venv-keras && .venv-keras/bin/pip install tensorflow-cpu`.
+
+Beside that: the time from POST to the first training step, with a worker that has run a job before.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import importlib
-import multiprocessing
 import os
-import statistics
+import subprocess
+import sys
 import tempfile
-from importlib.util import find_spec
+from datetime import datetime
 from pathlib import Path
+from statistics import median
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gammabeta.schemas.datasets import ArrayFile, Category, DatasetManifest, Feature, SplitFiles, Target
-from gammabeta.schemas.jobs import TrainRequest
-from gammabeta.schemas.resolution import resolve
-from worker import messages, trainer
+from tests.acceptance.stack import Stack, running
 
 BATCH = 32
+NETWORK: dict[str, Any] = {
+    "layers": [
+        {"type": "flatten"},
+        {"type": "dense", "units": 64},
+        {"type": "batch_norm"},
+        {"type": "activation", "function": "relu"},
+        {"type": "dense", "units": "classes"},
+        {"type": "activation", "function": "softmax"},
+    ]
+}
+KERAS_FIT = Path(__file__).with_name("keras_fit.py")
 
 
 def main() -> None:
     """Measure and print."""
     options = _options()
-    with np.load(options.data, allow_pickle=False) as arrays:
-        x, y = arrays["x_train"], arrays["y_train"].astype(np.int64)
     torch.set_num_threads(1)
-    floats = torch.from_numpy(x).float().div_(255).flatten(1), torch.from_numpy(y)
-    ratios, worker = [], []
-    with tempfile.TemporaryDirectory() as folder:
-        manifest = _manifest(Path(folder), x, y)
-        for turn in range(options.n):
-            ours, theirs = (
-                _worker_rate(Path(folder), turn, manifest, options.epochs),
-                _loop_rate(*floats, options.epochs),
-            )
-            worker.append(ours)
-            ratios.append(ours / theirs)
-            print(f"{turn + 1}: worker {ours:,.0f} rows/s, loop {theirs:,.0f} rows/s, ratio {ratios[-1]:.3f}")
-    low, high = min(ratios), max(ratios)
-    print(f"worker / loop: median {statistics.median(ratios):.3f}, from {low:.3f} to {high:.3f}, n={options.n}")
-    if find_spec("keras"):
-        rate = _keras_rate(*(each.numpy() for each in floats))
-        print(f"worker / Keras' fit: {statistics.median(worker) / rate:.2f} ({rate:,.0f} rows/s)")
+    with np.load(options.data, allow_pickle=False) as arrays:
+        x, y = torch.from_numpy(arrays["x_train"]), torch.from_numpy(arrays["y_train"].astype(np.int64))
+    floats = x.float().div_(255).flatten(1)
+    against_loop, against_keras, waits = [], [], []
+    with tempfile.TemporaryDirectory() as folder, running(Path(folder) / "home") as stack:
+        stack.upload(options.data.read_bytes(), name="mnist", format="npz")
+        job_rate(stack, 1)  # the worker is warm from here on
+        for turn in range(1, options.n + 1):
+            ours, wait = job_rate(stack, options.epochs)
+            loop = loop_rate(floats, y, options.epochs)
+            line = f"{turn}: job {ours:,.0f} rows/s, loop {loop:,.0f}, ratio {ours / loop:.3f}; first step {wait:.2f} s"
+            against_loop.append(ours / loop)
+            waits.append(wait)
+            if options.keras:
+                keras = keras_rate(options.keras, options.data, options.epochs)
+                against_keras.append(ours / keras)
+                line += f"; Keras {keras:,.0f}, ratio {ours / keras:.2f}"
+            print(line, flush=True)
+    report("job / loop", against_loop, "target >= 0.9")
+    report("job / Keras' fit", against_keras, "target >= 2.5")
+    report("POST to first step, seconds", waits, "target <= 1")
+
+
+def report(what: str, values: list[float], target: str) -> None:
+    if values:
+        print(
+            f"{what}: median {median(values):.3f}, {min(values):.3f} to {max(values):.3f}, n={len(values)} ({target})"
+        )
     else:
-        print("worker / Keras' fit: not run: Keras is not installed")
+        print(f"{what}: not run")
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("GAMMABETA_TEST_DATA", ".")) / "mnist.npz")
-    parser.add_argument("--n", type=int, default=5, help="how many pairs of runs")
-    parser.add_argument("--epochs", type=int, default=2, help="epochs of a run")
-    return parser.parse_args()
+def job_rate(stack: Stack, epochs: int) -> tuple[float, float]:
+    """Rows a second of the job's last epoch; seconds from POST to the first step."""
+    training = {"epochs": epochs, "batch_size": BATCH, "validation_fraction": 0}
+    began = datetime.now().astimezone()
+    job = stack.submit(dataset="mnist", model="mnist", network=NETWORK, training=training)
+    done = stack.finished(job)
+    assert done["status"] == "succeeded", done
+    query = {"names": "samples_per_second", "max_points": 500}
+    (series,) = stack.http.get(f"/v1/jobs/{job}/metrics", params=query).json()["series"]
+    last = [rate for rate, epoch in zip(series["value"], series["epoch"], strict=True) if rate and epoch == epochs]
+    events = stack.http.get(f"/v1/jobs/{job}/events", params={"limit": 100}).json()["data"]
+    started = next(datetime.fromisoformat(each["created_at"]) for each in events if each["type"] == "started")
+    return len(last) / sum(1 / rate for rate in last), (started - began).total_seconds()
 
 
-def _loop_rate(x: Tensor, y: Tensor, epochs: int) -> float:
+def loop_rate(x: Tensor, y: Tensor, epochs: int) -> float:
     """Rows a second of the last epoch of the loop that one would write by hand."""
     torch.manual_seed(0)
-    network = nn.Sequential(
-        nn.Linear(784, 64), nn.BatchNorm1d(64, eps=1e-3, momentum=0.01), nn.ReLU(), nn.Linear(64, 10)
-    )
+    norm = nn.BatchNorm1d(64, eps=1e-3, momentum=0.01)
+    network = nn.Sequential(nn.Linear(784, 64), norm, nn.ReLU(), nn.Linear(64, 10))
     optimizer = torch.optim.Adam(network.parameters(), fused=True)
     seconds = 0.0
     for _ in range(epochs):
@@ -91,93 +115,23 @@ def _loop_rate(x: Tensor, y: Tensor, epochs: int) -> float:
     return len(x) / seconds
 
 
-def _keras_rate(x: NDArray[np.float32], y: NDArray[np.int64]) -> float:
-    """Rows a second of the second epoch of Keras' fit, on the backend that it is set to."""
-    keras = importlib.import_module("keras")  # a large thing that is measured where someone has it, and needed nowhere
-    layers = keras.layers
-    network = keras.Sequential(
-        [
-            keras.Input((784,)),
-            layers.Dense(64),
-            layers.BatchNormalization(),
-            layers.Activation("relu"),
-            layers.Dense(10, activation="softmax"),
-        ]
-    )
-    network.compile(optimizer="adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"])
-    network.fit(x, y, batch_size=BATCH, epochs=1, verbose=0)
-    began = perf_counter()
-    network.fit(x, y, batch_size=BATCH, epochs=1, verbose=0)
-    return len(x) / (perf_counter() - began)
+def keras_rate(python: Path, data: Path, epochs: int) -> float:
+    """Rows a second of the last epoch of Keras' fit, in the interpreter that has Keras."""
+    command = [str(python), str(KERAS_FIT), str(data), str(BATCH), str(epochs)]
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)}\n{done.stderr}")
+    return float(done.stdout.split()[-1])
 
 
-def _worker_rate(folder: Path, turn: int, manifest: DatasetManifest, epochs: int) -> float:
-    """Rows a second of the last epoch of a job, as the trainer reports it."""
-    rates: dict[int, float] = {}
-    ours, child = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=trainer.main, args=(child,))
-    process.start()
-    child.close()
-    ours.send_bytes(messages.encode(_job(folder, turn, manifest, epochs)))
-    while True:
-        report = messages.decode_report(ours.recv_bytes())
-        if isinstance(report, messages.MetricsRow):
-            rates[report.step] = report.values["samples_per_second"] or 0.0
-        if isinstance(report, messages.Failed | messages.Done):
-            break
-    process.join()
-    if isinstance(report, messages.Failed):
-        raise SystemExit(report.message)
-    last = [rate for step, rate in rates.items() if step > max(rates) * (epochs - 1) / epochs]
-    return len(last) / sum(1 / rate for rate in last)
-
-
-def _job(folder: Path, turn: int, manifest: DatasetManifest, epochs: int) -> messages.JobFile:
-    request = TrainRequest.model_validate(
-        {
-            "dataset": "mnist",
-            "model": "mnist",
-            "network": {
-                "layers": [
-                    {"type": "flatten"},
-                    {"type": "dense", "units": 64},
-                    {"type": "batch_norm"},
-                    {"type": "activation", "function": "relu"},
-                    {"type": "dense", "units": "classes"},
-                    {"type": "activation", "function": "softmax"},
-                ]
-            },
-            "training": {"epochs": epochs, "batch_size": BATCH},
-        }
-    )
-    scratch = folder / f"scratch-{turn}"
-    scratch.mkdir()
-    files = manifest.splits["train"]
-    return messages.JobFile(
-        job_id=f"job_{turn}",
-        fence=1,
-        request=resolve(request, dataset_id="mnist", manifest=manifest).request,
-        manifest=manifest,
-        arrays={each.sha256: folder / f"{each.sha256}.npy" for each in (files.x, files.y)},
-        scratch=scratch,
-    )
-
-
-def _manifest(folder: Path, x: NDArray[Any], y: NDArray[np.int64]) -> DatasetManifest:
-    classes = tuple(Category(label=str(code), count=int(count)) for code, count in enumerate(np.bincount(y)))
-    return DatasetManifest(
-        kind="image",
-        features=(Feature(name="x", kind="image", shape=x.shape[1:]),),
-        target=Target(name="y", kind="class", classes=classes),
-        splits={"train": SplitFiles(n=len(x), x=_stored(folder, x), y=_stored(folder, y))},
-    )
-
-
-def _stored(folder: Path, array: NDArray[Any]) -> ArrayFile:
-    digest = hashlib.sha256(array.tobytes()).hexdigest()
-    path = folder / f"{digest}.npy"
-    np.save(path, array)
-    return ArrayFile(sha256=digest, bytes=path.stat().st_size, dtype=str(array.dtype), shape=array.shape)
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("GAMMABETA_TEST_DATA", ".")) / "mnist.npz")
+    parser.add_argument("--n", type=int, default=5, help="how many turns")
+    parser.add_argument("--epochs", type=int, default=3, help="epochs of a run; the last one counts")
+    parser.add_argument("--keras", type=Path, help="an interpreter that has Keras")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -138,7 +138,8 @@ class InvalidRequest(GammabetaError):
     @classmethod
     def of(cls, field: str, message: str, received: Any = None) -> InvalidRequest:
         """The error for a single field."""
-        return cls(errors=(FieldError(field=field, message=message, received=received, code=cls.code),))
+        code = "not_supported" if issubclass(cls, NotSupported) else "invalid"
+        return cls(errors=(FieldError(field=field, message=message, received=received, code=code),))
 
 
 class NotSupported(InvalidRequest):

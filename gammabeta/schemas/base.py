@@ -25,7 +25,7 @@ class Answer(BaseModel):
 
 
 def _check_name(value: str) -> str:
-    if not re.match(NAME_PATTERN, value):
+    if not re.fullmatch(NAME_PATTERN, value):
         raise PydanticCustomError(
             "name",
             "must be 1 to 64 letters, digits, '.', '_' or '-', the first a letter or a digit. "

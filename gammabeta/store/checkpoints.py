@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 
-from gammabeta.store import leases
+from gammabeta.store import events, leases
 from gammabeta.store.tables import CheckpointRow, JobRow, now_ms
 
 
@@ -29,6 +29,7 @@ def add_checkpoint(
     )
     place = {"job_id": job_id, "fence": fence, "step": step, "uri": uri, "sha256": sha256, "bytes": bytes}
     session.execute(insert(CheckpointRow).values(**place, created_ms=now_ms()))
+    events.record(session, job_id=job_id, fence=fence, type="checkpoint", data={"step": step, "bytes": bytes})
     return True
 
 

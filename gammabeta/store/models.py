@@ -121,7 +121,7 @@ def set_alias(session: Session, project_id: str, name: str, alias: str, version:
         ModelNotFound, VersionNotFound.
         InvalidRequest: the alias is no name, or all digits.
     """
-    if not re.match(NAME_PATTERN, alias) or alias.isdigit():
+    if not re.fullmatch(NAME_PATTERN, alias) or alias.isdigit():
         raise InvalidRequest.of("alias", "must be a name, and not all digits, such as 'production'", alias)
     model = _get_model(session, project_id, name, lock=True)
     number = _numbered(session, model, version).number

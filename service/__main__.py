@@ -1,0 +1,108 @@
+"""The program: `python -P -m service` serves, `python -P -m service openapi` prints what it says of itself.
+
+Settings come from the environment, see `settings.py`. Exit 78: with these settings it must not serve.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import socket
+import sys
+
+import uvicorn
+from fastapi import FastAPI
+from pydantic import ValidationError
+
+from gammabeta import logs
+from gammabeta.errors import GammabetaError, NotReady
+from gammabeta.store import migrations
+from gammabeta.store.blobs import open_blobs
+from gammabeta.store.engine import Database
+from service.app import create_app
+from service.settings import ServiceSettings
+
+EX_CONFIG = 78
+
+
+class Server(uvicorn.Server):
+    """uvicorn, which before it waits for the requests in progress ends the streams that would never end."""
+
+    def __init__(self, app: FastAPI, settings: ServiceSettings) -> None:
+        self.app = app
+        config = uvicorn.Config(
+            app,
+            host=settings.host.strip("[]"),
+            port=settings.port,
+            log_config=None,
+            access_log=settings.access_log,
+            server_header=False,
+            timeout_graceful_shutdown=settings.drain_seconds,
+        )
+        super().__init__(config)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.app.state.context.tailer.stop()
+        await super().shutdown(sockets)
+
+
+def main() -> int:
+    """The exit status."""
+    if sys.argv[1:] == ["openapi"]:
+        print(described())
+        return 0
+    if sys.argv[1:]:
+        return _refuse(f"Usage: python -P -m service [openapi]. Received: {' '.join(sys.argv[1:])}.")
+    try:
+        settings = ServiceSettings()
+        complaint = _complaint(settings)
+    except (ValidationError, ValueError, GammabetaError) as error:
+        complaint = str(error)
+    if complaint is not None:
+        return _refuse(complaint)
+    logs.set_up(level=settings.log_level)
+    # It says two lines each time that /readyz looks at the schema.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    _serve(settings)
+    return 0
+
+
+def described() -> str:
+    """The OpenAPI document, as `docs/openapi.json` keeps it."""
+    return json.dumps(create_app(ServiceSettings()).openapi(), indent=2, ensure_ascii=False)
+
+
+def _complaint(settings: ServiceSettings) -> str | None:
+    if not settings.on_loopback:
+        return (
+            "GAMMABETA_HOST must be a loopback address, such as 127.0.0.1, since there are no API keys yet and whoever "
+            f"reaches the service may use it. Received: {settings.host}. To serve others, put a proxy that asks for "
+            "credentials before it, and name it in GAMMABETA_ALLOWED_HOSTS."
+        )
+    open_blobs(settings.resolved_blobs)
+    database = Database(settings.resolved_database_url)
+    try:
+        if migrations.pending(database):
+            return "The database must be up to date. Run `gammabeta db upgrade` first, or `gammabeta up`, which does."
+    except NotReady:
+        return None  # it may come up later; until then /readyz says so
+    finally:
+        database.dispose()
+    return None
+
+
+def _serve(settings: ServiceSettings) -> None:
+    # uvicorn sends itself again what stopped it; by the default of SIGTERM a clean stop would look like a kill.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    Server(create_app(settings), settings).run()
+
+
+def _refuse(message: str) -> int:
+    sys.stderr.write(f"{message}\n")
+    return EX_CONFIG
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""The application: `create_app(settings)` wires it, its lifespan opens and closes what it needs.
+
+request ─► Guard (Host, Origin) ─► BodyLimits ─► routes ─► gammabeta.store, runtime
+                                                    └─► problems (every error)
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from fastapi_offline import FastAPIOffline
+from starlette.responses import RedirectResponse
+from starlette.staticfiles import StaticFiles
+
+import gammabeta
+from gammabeta.schemas.jobs import Event
+from gammabeta.store import events
+from gammabeta.store.blobs import open_blobs
+from gammabeta.store.engine import Database
+from service import openapi, problems
+from service.background import running
+from service.dependencies import Context
+from service.events import Tailer
+from service.guard import Guard
+from service.limits import BodyLimits
+from service.routes import datasets, jobs, models, networks, operations, predict
+from service.runtime.loading import Models
+from service.runtime.predicting import Predictor
+from service.settings import ServiceSettings
+
+DESCRIPTION = "Train networks with batch normalization over HTTP; serve them from the moving statistics."
+UI = Path(__file__).with_name("ui")
+
+
+def create_app(settings: ServiceSettings) -> FastAPI:
+    """The service. Nothing is opened before its lifespan begins."""
+    app: FastAPI = FastAPIOffline(
+        title="gammabeta",
+        version=gammabeta.__version__,
+        description=DESCRIPTION,
+        docs_url="/docs",
+        redoc_url=None,
+        openapi_url="/v1/openapi.json",
+        lifespan=_lifespan,
+        redirect_slashes=False,
+        generate_unique_id_function=_name,
+    )
+    app.state.settings = settings
+    app.openapi = lambda: openapi.describe(app)  # type: ignore[method-assign]
+    for module in (datasets, jobs, models, predict, networks, operations):
+        app.include_router(module.router)
+    _add_page(app)
+    problems.install(app)
+    app.add_middleware(BodyLimits, settings=settings)
+    app.add_middleware(Guard, hosts=settings.hosts)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    context = _open(app.state.settings)
+    app.state.context = context
+    watch = partial(context.models.watch, every=context.settings.watch_seconds)
+    try:
+        async with running(watch, context.tailer.run):
+            yield
+    finally:
+        context.predictor.close()
+        context.database.dispose()
+
+
+def _open(settings: ServiceSettings) -> Context:
+    database, blobs = Database(settings.resolved_database_url), open_blobs(settings.resolved_blobs)
+
+    def fetch(cursors: dict[str, int]) -> list[Event]:
+        with database.read() as session:
+            return [events.to_schema(row) for row in events.events_after(session, cursors)]
+
+    return Context(
+        settings=settings,
+        database=database,
+        blobs=blobs,
+        models=Models(database, blobs, limit_bytes=settings.predict_memory_bytes),
+        predictor=Predictor(workers=settings.predict_workers, threads=settings.predict_threads),
+        tailer=Tailer(fetch, every=settings.watch_seconds),
+    )
+
+
+def _add_page(app: FastAPI) -> None:
+    async def to_page() -> RedirectResponse:
+        return RedirectResponse("/ui/")
+
+    app.add_api_route("/", to_page, include_in_schema=False)
+    app.add_api_route("/ui", to_page, include_in_schema=False)
+    app.mount("/ui", StaticFiles(directory=UI, html=True), name="ui")
+
+
+def _name(route: APIRoute) -> str:
+    return route.name

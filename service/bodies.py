@@ -1,0 +1,71 @@
+"""Reading request bodies: JSON by orjson, with errors that say what and where."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from typing import Any
+
+import orjson
+from starlette.requests import Request
+
+from gammabeta.errors import MalformedRequest, UnsupportedMediaType
+
+JSON_TYPES = ("application/json",)
+
+
+def check_media_type(request: Request, known: Collection[str]) -> None:
+    """Refuse a Content-Type that is not known here; none at all is fine.
+
+    Raises:
+        UnsupportedMediaType
+    """
+    received = request.headers.get("content-type")
+    if received is not None and received.partition(";")[0].strip().lower() not in known:
+        raise UnsupportedMediaType(
+            f"Content-Type must be {' or '.join(known)}, or be left out. Received: {received[:200]!r}."
+        )
+
+
+async def json_bytes(request: Request) -> bytes:
+    """The body, whole, of a request that says it is JSON or says nothing. A dependency."""
+    check_media_type(request, JSON_TYPES)
+    return await request.body()
+
+
+def parsed(body: bytes) -> Any:
+    """The JSON value of a body.
+
+    NaN, Infinity and numbers as 1e999 are no JSON, but Python's own writer makes them; they are let through here, so
+    that the check of the field they stand in can name it.
+
+    Raises:
+        MalformedRequest: not JSON; says where.
+    """
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as exc:
+        lenient = b"NaN" in body or b"Infinity" in body or "infinity" in exc.msg
+        if lenient:
+            return _with_non_finite(body)
+        raise _malformed(body, exc) from exc
+
+
+def _with_non_finite(body: bytes) -> Any:
+    try:
+        # int() refuses thousands of digits, and numpy integers that no float64 holds.
+        return json.loads(body, parse_int=lambda digits: int(digits) if len(digits) < 20 else float(digits))
+    except json.JSONDecodeError as exc:
+        raise _malformed(body, exc) from exc
+    except (UnicodeDecodeError, RecursionError) as exc:
+        raise MalformedRequest(f"The body must be JSON in UTF-8. {exc}") from exc
+
+
+def _malformed(body: bytes, error: json.JSONDecodeError) -> MalformedRequest:
+    if not body.strip():
+        return MalformedRequest("The body must be a JSON object. Received: nothing.")
+    near = body[max(0, error.pos - 10) : error.pos + 30].decode(errors="replace")
+    return MalformedRequest(
+        f"The body must be JSON. {error.msg[:1].upper()}{error.msg[1:]}, at line {error.lineno}, column {error.colno}, "
+        f"near {near!r}."
+    )

@@ -1,0 +1,74 @@
+"""What routes ask for by type: the context of the process, request bodies, and where things lie in the address."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated, Any, TypeVar
+
+import anyio
+import anyio.to_thread
+import orjson
+from fastapi import Depends, Header, Request
+
+from gammabeta.schemas.base import Name
+from gammabeta.store.blobs import FolderBlobs
+from gammabeta.store.engine import Database
+from service import bodies
+from service.events import Tailer
+from service.runtime.loading import Models
+from service.runtime.predicting import Predictor
+from service.settings import ServiceSettings
+
+T = TypeVar("T")
+
+OWNER = "local"
+"""Whose requests these are, as long as there are no keys."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What the process has opened. The routes share it."""
+
+    settings: ServiceSettings
+    database: Database
+    blobs: FolderBlobs
+    models: Models
+    predictor: Predictor
+    tailer: Tailer
+    threads: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(16))
+    """For async routes that reach database or disk: of their own, so that they never wait for the plain routes."""
+
+    async def in_thread(self, work: Callable[..., T], *args: Any) -> T:
+        """Run blocking work beside the event loop."""
+        return await anyio.to_thread.run_sync(work, *args, limiter=self.threads)
+
+
+async def _context(request: Request) -> Context:
+    context: Context = request.app.state.context
+    return context
+
+
+async def _json(request: Request) -> Any:
+    return bodies.parsed(await bodies.json_bytes(request))
+
+
+Ctx = Annotated[Context, Depends(_context)]
+JsonBody = Annotated[Any, Depends(_json)]
+RawJson = Annotated[bytes, Depends(bodies.json_bytes)]
+"""For the hot path, which parses in a thread of its own."""
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=255,
+        description="A word of your choice. The same key with the same request gives the first answer again.",
+    ),
+]
+Named = Name
+"""A name or an id in the address."""
+
+
+def canonical(value: Any) -> bytes:
+    """The same bytes for the same JSON value, whatever its spelling."""
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)

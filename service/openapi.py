@@ -1,0 +1,84 @@
+"""What the service says of itself: FastAPI's description, corrected where the routes read bodies themselves.
+
+Bodies are read by `service/bodies.py` and `service/uploads.py`, so that their errors are ours; FastAPI learns of their
+schemas from routes that exist on paper only. `docs/openapi.json` is a snapshot; write it anew with
+
+    python -P -m service openapi > docs/openapi.json
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import Field
+
+from gammabeta.schemas.base import Request
+from gammabeta.schemas.jobs import JobRequest
+from gammabeta.schemas.models import AliasRequest
+from gammabeta.schemas.problems import Problem
+from service.problems import MEDIA_TYPE
+
+
+class PredictRequest(Request):
+    """Rows to predict."""
+
+    instances: list[Any] = Field(min_length=1)
+    """Tables: objects by column name, or lists in the order of the columns; null where a value is missing. Arrays and
+    images: nested lists of the feature's shape, or flat ones. Raw values: the model carries its preprocessing."""
+
+
+BODIES: dict[str, Any] = {"submit_job": JobRequest, "set_alias": AliasRequest, "predict": PredictRequest}
+"""By the name of the route."""
+_PAPER = "/paper/"
+
+
+def describe(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document of `app`."""
+    if app.openapi_schema is None:
+        document = get_openapi(
+            title=app.title,
+            version=app.version,
+            description=app.description,
+            routes=[*app.routes, *_paper_routes()],
+        )
+        operations = {each["operationId"]: each for path in document["paths"].values() for each in path.values()}
+        for name in BODIES:
+            operations[name]["requestBody"] = operations[_paper_name(name)]["requestBody"]
+        document["paths"] = {path: each for path, each in document["paths"].items() if not path.startswith(_PAPER)}
+        for operation in operations.values():
+            _say_problems(operation)
+        for unused in ("HTTPValidationError", "ValidationError"):
+            document["components"]["schemas"].pop(unused, None)
+        app.openapi_schema = document
+    return app.openapi_schema
+
+
+def _paper_routes() -> list[Any]:
+    router = APIRouter()
+    for name, body in BODIES.items():
+        router.add_api_route(
+            _PAPER + name, _taking(body), methods=["POST"], operation_id=_paper_name(name), response_model=Problem
+        )
+    return list(router.routes)
+
+
+def _paper_name(name: str) -> str:
+    return f"paper_{name}"
+
+
+def _taking(kind: Any) -> Callable[..., None]:
+    def endpoint(body: Any) -> None: ...
+
+    endpoint.__annotations__["body"] = kind
+    return endpoint
+
+
+def _say_problems(operation: dict[str, Any]) -> None:
+    operation["responses"].pop("422", None)
+    operation["responses"]["default"] = {
+        "description": "What must hold, what was received and what to do. `code` is stable.",
+        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }

@@ -1,0 +1,35 @@
+"""POSTs that create: 202 with a Location, and the first answer again under the same Idempotency-Key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+from fastapi.responses import Response
+
+from gammabeta.store import idempotency
+from gammabeta.store.engine import Session
+from gammabeta.store.tables import DEFAULT_PROJECT
+from service.dependencies import OWNER
+
+
+def once(session: Session, key: str | None, request_hash: str, create: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `create` answers, or what it answered when the request came under this key before.
+
+    Raises:
+        IdempotencyConflict: the key came with another request.
+    """
+    if key is None:
+        return create()
+    stored = idempotency.find(session, DEFAULT_PROJECT, OWNER, key, request_hash)
+    if stored is not None:
+        return stored.body
+    answer = create()
+    idempotency.remember(session, DEFAULT_PROJECT, OWNER, key, status=202, body=answer)
+    return answer
+
+
+def accepted(answer: dict[str, Any], location: str) -> Response:
+    """The answer to a request whose work goes on."""
+    return Response(orjson.dumps(answer), 202, {"Location": location}, "application/json")

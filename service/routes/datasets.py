@@ -1,0 +1,215 @@
+"""Data sets: uploaded as raw bodies, read by a job, looked at and deleted."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Any, ClassVar, Literal
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
+from pydantic import Field, field_validator, model_validator
+
+from gammabeta.errors import InvalidRequest, WrongState
+from gammabeta.schemas.base import Name, not_supported, wrong
+from gammabeta.schemas.base import Request as Schema
+from gammabeta.schemas.datasets import Dataset, DatasetFormat, Preview, Split
+from gammabeta.schemas.jobs import Lane
+from gammabeta.store import datasets, jobs
+from gammabeta.store.engine import Session
+from gammabeta.store.tables import DEFAULT_PROJECT, DatasetRow, new_id
+from service import uploads
+from service.bodies import check_media_type
+from service.dependencies import OWNER, Context, Ctx, IdempotencyKey, Named, canonical
+from service.pages import Page, PageQuery
+from service.previews import first_rows
+from service.replays import accepted, once
+from service.uploads import Received
+
+router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
+
+FILE = {
+    "requestBody": {
+        "required": True,
+        "content": {each: {"schema": {"type": "string", "format": "binary"}} for each in uploads.MEDIA_TYPES},
+    }
+}
+
+
+class UploadQuery(Schema):
+    """What the file is, and how to read it."""
+
+    name: Name | None = None
+    """Of the new data set. Left out where the file is a second one."""
+    format: DatasetFormat
+    target: str | None = Field(default=None, min_length=1, max_length=512)
+    """csv: the column to predict."""
+    categorical: str | None = None
+    """csv: columns that hold categories although they look like numbers, separated by commas."""
+    ignore: str | None = None
+    """csv: columns to leave out, separated by commas."""
+    test_fraction: float | None = Field(default=None, gt=0, le=0.5)
+    """Draw a test split of this size, stratified for classes, where the file has none."""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Of that draw."""
+    split: Literal["test"] | None = None
+    """The file is the test split of the data set `of`."""
+    of: Name | None = None
+
+    FORMATS_NOT_YET: ClassVar[frozenset[str]] = frozenset({"parquet", "image_zip"})
+    OF_THE_FIRST: ClassVar[tuple[str, ...]] = ("name", "target", "categorical", "ignore", "test_fraction", "seed")
+
+    @field_validator("format", mode="before")
+    @classmethod
+    def _refuse_not_yet(cls, value: Any) -> Any:
+        if value in cls.FORMATS_NOT_YET:
+            raise not_supported(f"the format '{value}'", "Send csv or npz.")
+        return value
+
+    @model_validator(mode="after")
+    def _complete(self) -> UploadQuery:
+        if (self.split is None) != (self.of is None):
+            missing = "of" if self.of is None else "split"
+            raise wrong(missing, "is required: a second file needs both split=test and of=<data set>")
+        if self.split is not None:
+            for key in (key for key in self.OF_THE_FIRST if key in self.model_fields_set):
+                raise wrong(key, "is that of the first file. Leave it out for a second one.")
+        elif self.name is None:
+            raise wrong("name", "is required. Choose one such as 'digits'.")
+        elif self.format == "csv" and self.target is None:
+            raise wrong("target", "is required for csv: the name of the column to predict")
+        return self
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the job that reads the file is told."""
+        return {
+            "format": self.format,
+            "target": self.target,
+            "categorical": _listed(self.categorical),
+            "ignore": _listed(self.ignore),
+            "test_fraction": self.test_fraction,
+            "seed": self.seed,
+            "split": self.split,
+        }
+
+
+class PreviewQuery(Schema):
+    """Which rows."""
+
+    rows: int = Field(default=20, ge=1, le=100)
+    split: Split = "train"
+
+
+@router.post("", status_code=202, response_model=Dataset, openapi_extra=FILE)
+async def upload_dataset(
+    request: Request,
+    context: Ctx,
+    query: Annotated[UploadQuery, Query()],
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Send a file as the raw body (`curl -X POST -T FILE URL`). It is read by a job of its own: the data set is
+    `validating` until that has ended, then `ready` or `failed`."""
+    check_media_type(request, uploads.MEDIA_TYPES)
+    place = context.blobs.upload_path(new_id("ds"))
+    async with uploads.received(request, context, place.with_suffix(".part")) as file:
+        answer = await context.in_thread(_create, context, query, file, idempotency_key, place.name)
+    return accepted(answer, f"/v1/datasets/{answer['id']}")
+
+
+@router.get("")
+def list_datasets(context: Ctx, query: Annotated[PageQuery, Query()]) -> Page[Dataset]:
+    """Data sets, the newest first."""
+    with context.database.read() as session:
+        found = datasets.find(
+            session, DEFAULT_PROJECT, after=query.after, limit=query.one_more, ascending=query.ascending
+        )
+    return query.page([datasets.to_schema(row) for row in found], lambda dataset: dataset.id)
+
+
+@router.get("/{dataset}")
+def get_dataset(dataset: Named, context: Ctx) -> Dataset:
+    """The data set with this id or name."""
+    with context.database.read() as session:
+        return datasets.to_schema(datasets.get(session, DEFAULT_PROJECT, dataset))
+
+
+@router.get("/{dataset}/preview")
+def preview_dataset(dataset: Named, context: Ctx, query: Annotated[PreviewQuery, Query()]) -> Preview:
+    """The first rows of a split, as they will be trained on."""
+    with context.database.read() as session:
+        row = datasets.get(session, DEFAULT_PROJECT, dataset)
+    manifest = datasets.manifest(row)
+    if manifest is None:
+        raise WrongState(f"A data set can be looked at when it is ready. This one is {row.state}.")
+    if query.split not in manifest.splits:
+        splits = ", ".join(manifest.splits)
+        raise InvalidRequest.of("split", f"must be a split of the data set: {splits}", query.split)
+    return Preview(split=query.split, rows=first_rows(manifest, query.split, query.rows, context.blobs))
+
+
+@router.delete("/{dataset}", status_code=204)
+def delete_dataset(dataset: Named, context: Ctx) -> None:
+    """Delete the data set. 409 while a job uses it."""
+    with context.database.write() as session:
+        row = datasets.get(session, DEFAULT_PROJECT, dataset)
+        datasets.delete(session, DEFAULT_PROJECT, row.id)
+    context.blobs.delete(f"uploads/{row.id}")
+
+
+def _create(context: Context, query: UploadQuery, file: Received, key: str | None, dataset_id: str) -> dict[str, Any]:
+    """Everything in one transaction. The file takes its place last, so that an error leaves nothing behind."""
+    asked = query.model_dump(mode="json")
+    digest = hashlib.sha256(b"POST /v1/datasets\n" + canonical([asked, file.sha256])).hexdigest()
+
+    def create() -> dict[str, Any]:
+        row = _first(session, query, file, dataset_id) if query.of is None else _second(session, query, file)
+        uploads.keep(file, context.blobs.upload_path(row.id))
+        return datasets.to_schema(row).model_dump(mode="json")
+
+    with context.database.write() as session:
+        return once(session, key, digest, create)
+
+
+def _first(session: Session, query: UploadQuery, file: Received, dataset_id: str) -> DatasetRow:
+    row = datasets.create(
+        session,
+        id=dataset_id,
+        project_id=DEFAULT_PROJECT,
+        name=query.name or dataset_id,
+        format=query.format,
+        bytes=file.bytes,
+        sha256=file.sha256,
+        options=query.options,
+    )
+    _queue(session, row, query.options)
+    return row
+
+
+def _second(session: Session, query: UploadQuery, file: Received) -> DatasetRow:
+    row = datasets.get(session, DEFAULT_PROJECT, query.of or "")
+    if row.format != query.format:
+        raise InvalidRequest.of("format", f"must be that of the first file: {row.format}", query.format)
+    inherited = {key: row.options.get(key) for key in ("target", "categorical", "ignore")}
+    options = {**query.options, **inherited, "test_fraction": None}
+    row = datasets.begin_second_split(session, row, bytes=file.bytes, sha256=file.sha256, options=options)
+    _queue(session, row, options)
+    return row
+
+
+def _queue(session: Session, row: DatasetRow, options: dict[str, Any]) -> None:
+    jobs.submit(
+        session,
+        jobs.NewJob(
+            project_id=DEFAULT_PROJECT,
+            owner_id=OWNER,
+            kind=jobs.INGEST,
+            lane=Lane.LIGHT,
+            devices=0,
+            request=options,
+            dataset_id=row.id,
+        ),
+    )
+
+
+def _listed(words: str | None) -> list[str]:
+    return [word.strip() for word in (words or "").split(",") if word.strip()]

@@ -1,0 +1,140 @@
+"""Models, versions and aliases, the batch-norm state as data, and the files of a version."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Header, Query
+from fastapi.responses import Response
+from pydantic import TypeAdapter, ValidationError
+from safetensors.numpy import save
+
+from gammabeta.nets import state
+from gammabeta.schemas.base import Answer
+from gammabeta.schemas.batchnorm import BatchNormState
+from gammabeta.schemas.models import Alias, AliasRequest, BatchNormAnswer, Model, Served, Version
+from gammabeta.schemas.networks import LayersNetwork
+from gammabeta.schemas.preprocessing import FittedPreprocessing
+from gammabeta.schemas.problems import invalid
+from gammabeta.store import models
+from gammabeta.store.tables import DEFAULT_PROJECT
+from service.dependencies import Context, Ctx, JsonBody, Named
+from service.pages import Page, PageQuery
+from service.runtime.loading import read_weights
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+
+SAFETENSORS = "application/vnd.safetensors"
+_ALIAS: TypeAdapter[AliasRequest] = TypeAdapter(AliasRequest)
+
+
+class ModelQuery(PageQuery):
+    """Which models, by name."""
+
+    order: Literal["asc", "desc"] = "asc"
+
+
+class SpecFile(Answer):
+    """`spec.json`: with `weights.safetensors`, all that is needed to build the network elsewhere."""
+
+    model: str
+    version: str
+    network: LayersNetwork
+    preprocessing: FittedPreprocessing
+    classes: tuple[str, ...] | None
+    weights_sha256: str
+    batchnorm_digest: str
+
+
+@router.get("")
+def list_models(context: Ctx, query: Annotated[ModelQuery, Query()]) -> Page[Model]:
+    """Models by name, each with its versions and aliases."""
+    with context.database.read() as session:
+        found = models.find_models(
+            session, DEFAULT_PROJECT, after=query.after, limit=query.one_more, ascending=query.ascending
+        )
+        shown = [models.model_schema(session, row) for row in found]
+    return query.page(shown, lambda model: model.name)
+
+
+@router.get("/{name}")
+def get_model(name: Named, context: Ctx) -> Model:
+    """The model with its versions, the newest first, and its aliases."""
+    with context.database.read() as session:
+        return models.model_schema(session, models.get_model(session, DEFAULT_PROJECT, name))
+
+
+@router.put("/{name}/aliases/{alias}")
+def set_alias(name: Named, alias: Named, context: Ctx, body: JsonBody) -> Alias:
+    """Let the alias name a version; moving it back is the way to roll back."""
+    try:
+        request = _ALIAS.validate_python(body)
+    except ValidationError as exc:
+        raise invalid(exc) from exc
+    with context.database.write() as session:
+        answer = models.set_alias(session, DEFAULT_PROJECT, name, alias, request.version)
+    context.models.forget()
+    return answer
+
+
+@router.delete("/{name}/aliases/{alias}", status_code=204)
+def delete_alias(name: Named, alias: Named, context: Ctx) -> None:
+    """Forget the alias."""
+    with context.database.write() as session:
+        models.delete_alias(session, DEFAULT_PROJECT, name, alias)
+    context.models.forget()
+
+
+@router.get("/{name}/versions/{version}")
+def get_version(name: Named, version: Named, context: Ctx) -> Version:
+    """A trained network. It never changes."""
+    with context.database.read() as session:
+        return models.version_schema(models.get_version(session, DEFAULT_PROJECT, name, version))
+
+
+@router.get(
+    "/{name}/versions/{version}/batchnorm",
+    response_model=BatchNormAnswer,
+    responses={200: {"content": {SAFETENSORS: {"schema": {"type": "string", "format": "binary"}}}}},
+)
+def get_batchnorm(
+    name: Named, version: Named, context: Ctx, accept: Annotated[str, Header(include_in_schema=False)] = ""
+) -> BatchNormAnswer | Response:
+    """gamma, beta, moving mean and moving variance of each layer. With `Accept: application/vnd.safetensors` the same
+    as float32 arrays `LAYER.gamma`, `LAYER.beta` and so on."""
+    _, stored = _version_and_state(context, name, version)
+    if SAFETENSORS in accept:
+        return _safetensors(save(state.joined({}, stored), {"digest": stored.digest}), "batchnorm.safetensors")
+    return models.state_schema(stored)
+
+
+@router.get("/{name}/versions/{version}/served")
+async def get_served(name: Named, version: Named, context: Ctx) -> Served:
+    """What this process has in memory, the digest computed from the module now."""
+    loaded = await context.models.get(name, version)
+    return await context.in_thread(loaded.served)
+
+
+@router.get("/{name}/versions/{version}/files/{file}")
+def get_file(name: Named, version: Named, file: Literal["weights.safetensors", "spec.json"], context: Ctx) -> Response:
+    """`weights.safetensors`: weights and batch-norm state in one file. `spec.json`: network and preprocessing."""
+    shown, stored = _version_and_state(context, name, version)
+    if file == "spec.json":
+        spec = SpecFile.model_validate(shown, from_attributes=True)
+        return _download(spec.model_dump_json(indent=2).encode(), "application/json", file)
+    weights = read_weights(context.blobs, shown.weights_sha256)
+    return _safetensors(save(state.joined(weights, stored), {"digest": stored.digest}), file)
+
+
+def _version_and_state(context: Context, name: str, version: str) -> tuple[Version, BatchNormState]:
+    with context.database.read() as session:
+        row = models.get_version(session, DEFAULT_PROJECT, name, version)
+        return models.version_schema(row), models.batchnorm_state(session, row.batchnorm_digest)
+
+
+def _safetensors(content: bytes, name: str) -> Response:
+    return _download(content, SAFETENSORS, name)
+
+
+def _download(content: bytes, media_type: str, name: str) -> Response:
+    return Response(content, media_type=media_type, headers={"Content-Disposition": f'attachment; filename="{name}"'})

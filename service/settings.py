@@ -1,0 +1,66 @@
+"""The settings of the service: those of the store, and its own. Each is read from `GAMMABETA_<NAME>`."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Annotated
+
+from pydantic import Field, field_validator
+from pydantic_settings import NoDecode
+
+from gammabeta.store.settings import StoreSettings
+
+LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
+
+
+class ServiceSettings(StoreSettings):
+    """Where the service listens, how much it takes, and how it predicts."""
+
+    host: str = "127.0.0.1"
+    """The address to listen on. Only loopback addresses are served, since there are no API keys yet."""
+    port: int = Field(default=8000, ge=0, le=65_535)
+    """The port to listen on; 0 takes a free one."""
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Host names, besides those of loopback, by which requests may address the service; separated by commas."""
+    max_upload_bytes: int = Field(default=2 * 1024**3, gt=0)
+    """The largest file that is taken."""
+    max_predict_bytes: int = Field(default=64 * 1024**2, gt=0)
+    """The largest body of a prediction."""
+    max_json_bytes: int = Field(default=1024**2, gt=0)
+    """The largest other body."""
+    predict_threads: int = Field(default=1, ge=1, le=256)
+    """How many threads torch uses inside one prediction. One is fastest for small networks."""
+    predict_workers: int = Field(default=2, ge=1, le=64)
+    """How many predictions are computed at once."""
+    predict_memory_bytes: int = Field(default=2 * 1024**3, gt=0)
+    """How many bytes of loaded networks are kept; those that were used longest ago go first."""
+    watch_seconds: float = Field(default=0.25, gt=0, le=1)
+    """How often the database is asked for moved aliases, new versions and new events."""
+    stream_heartbeat_seconds: float = Field(default=15.0, gt=0)
+    """After how much silence an event stream says that it lives."""
+    drain_seconds: int = Field(default=10, ge=0)
+    """How long requests in progress may take when the service is told to stop."""
+    log_level: str = "info"
+    """debug, info, warning or error."""
+    access_log: bool = False
+    """Whether each request is logged."""
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(each.strip() for each in value.split(",") if each.strip()) if isinstance(value, str) else value
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether `host` can be reached from this machine only."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host.strip("[]")).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """Every name by which requests may address the service, in lower case and without a port."""
+        return frozenset(host.lower() for host in (*LOOPBACK_HOSTS, *self.allowed_hosts))

@@ -1,0 +1,106 @@
+"""Files that come in as raw bodies: written, counted and hashed as they arrive, in constant memory.
+
+request.stream() ──1 MiB at a time, by a thread──► a file ──fsync──► kept by the caller, or removed here
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from starlette.requests import Request
+
+from gammabeta.errors import InvalidRequest, NoSpace
+from service.dependencies import Context
+
+MEDIA_TYPES = (
+    "application/octet-stream",
+    "text/csv",
+    "application/csv",
+    "application/x-npz",
+    "application/zip",
+    "application/x-zip-compressed",
+)
+BLOCK = 1024 * 1024
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Received:
+    """A file that has arrived whole."""
+
+    path: Path
+    bytes: int
+    sha256: str
+
+
+@asynccontextmanager
+async def received(request: Request, context: Context, path: Path) -> AsyncIterator[Received]:
+    """Write the body to `path`. At the end of the block, or at an error, a file that is still there is removed.
+
+    Raises:
+        InvalidRequest: the body is empty.
+        TooLarge: while reading, by the byte counter.
+        ClientDisconnect: the client went away.
+        NoSpace: the disk is full.
+    """
+    try:
+        file = await context.in_thread(_open, path)
+        try:
+            size, digest = await _copy(request, context, file)
+            await context.in_thread(_finish, file)
+        finally:
+            await context.in_thread(file.close)
+        if size == 0:
+            raise InvalidRequest.of(
+                "body", "must be the file. It was empty: send it with curl -T FILE, for instance", ""
+            )
+        yield Received(path=path, bytes=size, sha256=digest)
+    except OSError as exc:
+        if exc.errno not in FULL:
+            raise
+        raise NoSpace(f"The upload could not be stored: {exc.strerror}. Free some space, then send it again.") from exc
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def keep(file: Received, place: Path) -> None:
+    """Give the file its place, for good: the name is on the disk before this returns."""
+    file.path.replace(place)
+    folder = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+async def _copy(request: Request, context: Context, file: BinaryIO) -> tuple[int, str]:
+    hashed, size, block = hashlib.sha256(), 0, bytearray()
+
+    def flush() -> None:
+        hashed.update(block)
+        file.write(block)
+        block.clear()
+
+    async for chunk in request.stream():
+        size += len(chunk)
+        block += chunk
+        if len(block) >= BLOCK:
+            await context.in_thread(flush)
+    await context.in_thread(flush)
+    return size, hashed.hexdigest()
+
+
+def _open(path: Path) -> BinaryIO:
+    return path.open("xb")
+
+
+def _finish(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())

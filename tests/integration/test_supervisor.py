@@ -1,0 +1,272 @@
+"""The worker as it is: real processes that are killed, stopped and cut off, on both databases where they differ."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gammabeta.schemas.jobs import JobState, Lane
+from gammabeta.store import checkpoints, datasets, jobs, models, workers
+from gammabeta.store.tables import DEFAULT_PROJECT, VersionRow
+from tests.integration.databases import Databases
+from tests.integration.workshop import SECRET, Workshop, alive, damage, until, workshop
+
+STEPS = 3_000
+"""Of a training that takes long enough to be interrupted."""
+
+
+@pytest.fixture
+def shop(kind: str, databases: Databases, tmp_path: Path) -> Iterator[Workshop]:
+    with workshop(tmp_path, databases.migrated(kind, tmp_path)) as made:
+        yield made
+
+
+sqlite_only = pytest.mark.parametrize("kind", ["sqlite"])
+
+
+def version(shop: Workshop, job_id: str) -> VersionRow:
+    with shop.db.read() as session:
+        row = models.get_version(session, DEFAULT_PROJECT, "toy", version=str(shop.job(job_id).version))
+        assert row.job_id == job_id
+        return row
+
+
+def test_an_upload_is_read_and_a_network_trained_and_published(shop: Workshop) -> None:
+    worker = shop.start()
+    dataset_id = shop.ready_dataset()
+    job_id = shop.train(dataset_id, epochs=2)
+    job = shop.ended(job_id)
+    assert (job.state, job.fence, job.version) == (JobState.SUCCEEDED, 1, 1)
+    assert job.progress is not None
+    assert job.progress["fraction"] == 1
+    assert version(shop, job_id).metrics["test"]["accuracy"] > 0.5
+    assert [name for name, _ in shop.events(job_id)][:3] == ["submitted", "claimed", "started"]
+    assert shop.events(job_id)[-1][0] == "succeeded"
+    until(lambda: not list((shop.home / "scratch").glob("*/*")), "an empty scratch folder")
+    until(lambda: not shop.blobs.upload_path(dataset_id).exists(), "the upload to be removed")
+    assert not (shop.blobs.root / "jobs" / job_id).exists()
+    os.kill(worker.pid, signal.SIGTERM)
+    assert worker.process.wait(10) == 0
+    assert not list((shop.home / "scratch").iterdir())
+    with shop.db.read() as session:
+        assert workers.find(session) == []
+
+
+def test_a_killed_trainer_goes_on_from_its_checkpoint_and_publishes_the_same_once(shop: Workshop) -> None:
+    worker = shop.start()
+    dataset_id = shop.ready_dataset()
+    undisturbed = shop.train(dataset_id, epochs=1_000, max_steps=STEPS)
+    shop.ended(undisturbed)
+    job_id = shop.train(dataset_id, epochs=1_000, max_steps=STEPS)
+    shop.checkpoint(job_id)
+    killed = worker.trainer()
+    os.killpg(killed, signal.SIGKILL)
+    assert shop.said(job_id, "resumed")["step"] > 0
+    job = shop.ended(job_id)
+    assert (job.state, job.fence, job.losses, job.version) == (JobState.SUCCEEDED, 2, 1, 2)
+    one, other = version(shop, undisturbed), version(shop, job_id)
+    assert (one.weights_sha256, one.batchnorm_digest) == (other.weights_sha256, other.batchnorm_digest)
+    assert [data["outcome"] for _, data in shop.events(job_id) if "outcome" in data] == ["loss", "success"]
+
+
+def test_a_killed_supervisor_takes_everything_along_and_another_goes_on(shop: Workshop) -> None:
+    worker = shop.start()
+    job_id = shop.train(shop.ready_dataset(), epochs=1_000, max_steps=STEPS)
+    shop.checkpoint(job_id)
+    family = worker.family()
+    assert worker.attempts()
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.process.wait()
+    until(lambda: not alive(family), "the end of every process of the attempt", seconds=5)
+    shop.start()
+    job = shop.ended(job_id)
+    assert (job.state, job.fence, job.losses, job.version) == (JobState.SUCCEEDED, 2, 1, 1)
+    assert shop.said(job_id, "resumed")["step"] > 0
+    assert len(list((shop.home / "scratch").iterdir())) == 1
+
+
+def test_a_zombie_cannot_publish_beside_its_successor(shop: Workshop) -> None:
+    worker = shop.start()
+    job_id = shop.train(shop.ready_dataset(), epochs=1_000, max_steps=STEPS)
+    shop.checkpoint(job_id)
+    sleepers = [worker.pid, *worker.family()]
+    for pid in sleepers:
+        os.kill(pid, signal.SIGSTOP)
+    successor = shop.start()
+    until(lambda: shop.job(job_id).fence == 2, "another claim")
+    for pid in sleepers:
+        os.kill(pid, signal.SIGCONT)
+    job = shop.ended(job_id)
+    assert (job.state, job.fence, job.version) == (JobState.SUCCEEDED, 2, 1)
+    assert version(shop, job_id).fence == 2
+    until(lambda: not worker.attempts(), "the end of the zombie's trainer")
+    assert worker.process.poll() is None
+    assert successor.process.poll() is None
+
+
+def test_drain_stores_a_checkpoint_and_releases_the_job_without_a_charge(shop: Workshop) -> None:
+    worker = shop.start(CHECKPOINT_SECONDS="3600")
+    job_id = shop.train(shop.ready_dataset(), epochs=1_000, max_steps=STEPS)
+    shop.said(job_id, "started")
+    os.kill(worker.pid, signal.SIGTERM)
+    assert worker.process.wait(10) == 0
+    job = shop.job(job_id)
+    assert (job.state, job.fence, job.losses, job.failures) == (JobState.QUEUED, 1, 0, 0)
+    with shop.db.read() as session:
+        stored = checkpoints.checkpoints_of(session, job_id)
+    assert len(stored) == 1
+    shop.start()
+    assert shop.said(job_id, "resumed")["step"] == stored[0].step
+    assert shop.ended(job_id).state == JobState.SUCCEEDED
+
+
+@sqlite_only
+def test_drain_kills_a_trainer_that_does_not_listen(shop: Workshop) -> None:
+    worker = shop.start(CANCEL_GRACE_SECONDS="0.3")
+    job_id = shop.endless(shop.ready_dataset())
+    shop.said(job_id, "started")
+    os.kill(worker.trainer(), signal.SIGSTOP)
+    os.kill(worker.pid, signal.SIGTERM)
+    assert worker.process.wait(5) == 0
+    assert (shop.job(job_id).state, shop.job(job_id).losses) == (JobState.QUEUED, 0)
+
+
+@sqlite_only
+def test_a_second_signal_ends_the_worker_at_once(shop: Workshop) -> None:
+    worker = shop.start(CANCEL_GRACE_SECONDS="60")
+    job_id = shop.endless(shop.ready_dataset())
+    shop.said(job_id, "started")
+    family = worker.family()
+    os.kill(worker.trainer(), signal.SIGSTOP)
+    os.kill(worker.pid, signal.SIGTERM)
+    until(lambda: "draining" in worker.log, "the drain")
+    os.kill(worker.pid, signal.SIGTERM)
+    assert worker.process.wait(5) == 128 + signal.SIGTERM
+    until(lambda: not alive(family), "the end of its children", seconds=5)
+
+
+@pytest.mark.parametrize("listens", [True, False], ids=["listens", "hangs"])
+@sqlite_only
+def test_cancel_ends_a_running_job_and_its_process(shop: Workshop, listens: bool) -> None:
+    worker = shop.start(CANCEL_GRACE_SECONDS="60" if listens else "0.3")
+    job_id = shop.endless(shop.ready_dataset())
+    shop.checkpoint(job_id)
+    trainer = worker.trainer()
+    if not listens:
+        os.kill(trainer, signal.SIGSTOP)
+    shop.cancel(job_id)
+    job = shop.ended(job_id)
+    assert (job.state, job.losses, job.failures, job.version) == (JobState.CANCELLED, 0, 0, None)
+    until(lambda: not alive({trainer}), "the end of the trainer")
+    until(lambda: not (shop.blobs.root / "jobs" / job_id).exists(), "its checkpoints to be removed")
+
+
+@sqlite_only
+def test_a_job_whose_trainer_dies_each_time_fails_as_poison(shop: Workshop) -> None:
+    worker = shop.start(RETRY_SECONDS="0")
+    job_id = shop.endless(shop.ready_dataset())
+    for attempt in range(1, 4):
+        shop.said(job_id, "started", times=attempt)
+        os.kill(worker.trainer(), signal.SIGSEGV)
+        until(lambda attempt=attempt: shop.job(job_id).losses == attempt, "the loss")
+    job = shop.ended(job_id)
+    assert (job.state, job.reason, job.losses) == (JobState.FAILED, "poison", 3)
+    assert "SIGSEGV" in (job.message or "")
+    assert shop.ended(shop.train(str(job.dataset_id), epochs=1)).state == JobState.SUCCEEDED
+    assert worker.process.poll() is None
+
+
+def test_a_job_whose_worker_is_not_heard_of_is_reaped_and_run(shop: Workshop) -> None:
+    first = shop.start()
+    dataset_id = shop.ready_dataset()
+    first.end()
+    job_id = shop.train(dataset_id, epochs=1)
+    with shop.db.write() as session:
+        taken = jobs.claim(session, worker_id="gone", lane=Lane.TRAIN, free=1, ttl_ms=1, device="cpu")
+    assert taken is not None
+    shop.start()
+    job = shop.ended(job_id)
+    assert (job.state, job.fence, job.losses) == (JobState.SUCCEEDED, 2, 1)
+
+
+@sqlite_only
+def test_a_refused_file_fails_its_data_set_and_is_removed(shop: Workshop) -> None:
+    shop.start()
+    dataset_id, job_id = shop.upload(b"a,y\n1,u\n2\n", format="csv", target="y")
+    job = shop.ended(job_id)
+    assert (job.state, job.reason, job.losses) == (JobState.FAILED, "ragged_rows", 0)
+    with shop.db.read() as session:
+        row = datasets.get(session, DEFAULT_PROJECT, dataset_id)
+    assert (row.state, row.error_code) == ("failed", "ragged_rows")
+    assert "line 3" in (row.error_message or "")
+    until(lambda: not shop.blobs.upload_path(dataset_id).exists(), "the upload to be removed")
+
+
+@sqlite_only
+def test_an_upload_that_needs_too_much_is_refused_and_not_tried_again(shop: Workshop) -> None:
+    shop.start(INGEST_CPU_SECONDS="1", INGEST_ROWS="1000000000")
+    rows = b"".join(b"%d,%d\n" % (number, number % 7) for number in range(2_000_000))
+    _, job_id = shop.upload(b"a,y\n" + rows, format="csv", target="y")
+    job = shop.ended(job_id)
+    assert (job.state, job.reason, job.fence) == (JobState.FAILED, "too_large", 1)
+    assert "SIGXCPU" in (job.message or "")
+
+
+@sqlite_only
+def test_a_damaged_data_set_fails_the_job_and_nothing_is_trained_on_it(shop: Workshop) -> None:
+    shop.start()
+    dataset_id = shop.ready_dataset()
+    assert shop.ended(shop.train(dataset_id, epochs=1)).state == JobState.SUCCEEDED
+    with shop.db.read() as session:
+        manifest = datasets.manifest(datasets.get(session, DEFAULT_PROJECT, dataset_id))
+    assert manifest is not None
+    damage(shop.blobs.path(manifest.splits["train"].x.sha256))
+    job = shop.ended(shop.train(dataset_id, epochs=1))
+    assert (job.state, job.reason) == (JobState.FAILED, "artifact_corrupt")
+
+
+@sqlite_only
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(shop: Workshop) -> None:
+    worker = shop.start()
+    job_id = shop.train(shop.ready_dataset(), epochs=1_000, max_steps=STEPS)
+    shop.checkpoint(job_id)
+    os.kill(worker.pid, signal.SIGTERM)
+    worker.process.wait()
+    with shop.db.read() as session:
+        newest, *older = checkpoints.checkpoints_of(session, job_id)
+    assert len(older) == 1
+    damage(shop.blobs.root / newest.uri / "weights.safetensors")
+    shop.start()
+    assert shop.said(job_id, "resumed")["step"] == older[0].step
+    assert shop.ended(job_id).state == JobState.SUCCEEDED
+
+
+@sqlite_only
+def test_children_have_no_secret_and_the_supervisor_no_torch(shop: Workshop) -> None:
+    worker = shop.start()
+    job_id = shop.endless(shop.ready_dataset())
+    shop.said(job_id, "started")
+    for pid in worker.family():
+        environment = Path(f"/proc/{pid}/environ").read_bytes()
+        assert SECRET.encode() not in environment
+        assert b"GAMMABETA" not in environment
+    assert "libtorch" not in Path(f"/proc/{worker.pid}/maps").read_text()
+    assert "libtorch" in Path(f"/proc/{worker.trainer()}/maps").read_text()
+
+
+@sqlite_only
+def test_the_first_step_comes_within_a_second_of_the_submission(shop: Workshop) -> None:
+    shop.start(POLL_SECONDS="0.2")
+    dataset_id = shop.ready_dataset()
+    delays = []
+    for _ in range(3):
+        job_id = shop.train(dataset_id, epochs=1)
+        shop.ended(job_id)
+        with shop.db.read() as session:
+            times = {row.type: row.created_ms for row in jobs.events.events_of(session, job_id)}
+        delays.append(times["started"] - times["submitted"])
+    assert min(delays) <= 1_000

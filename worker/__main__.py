@@ -1,0 +1,49 @@
+"""`python -P -m worker`: run jobs until SIGTERM or SIGINT, then drain; a second one leaves at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+
+from pydantic import ValidationError
+
+from gammabeta import logs
+from gammabeta.errors import GammabetaError
+from worker.settings import WorkerSettings, forget_environment
+from worker.supervisor import Supervisor
+
+
+def main() -> int:
+    """The exit status."""
+    try:
+        settings = WorkerSettings()
+    except ValidationError as error:
+        print(error, file=sys.stderr)
+        return 2
+    forget_environment()
+    logs.set_up(level=settings.log_level)
+    try:
+        supervisor = Supervisor(settings)
+        _handle_signals(supervisor)
+        supervisor.run()
+    except (GammabetaError, ValueError) as error:
+        logs.get(__name__).error("worker stopped", why=str(error))
+        return 1
+    return 0
+
+
+def _handle_signals(supervisor: Supervisor) -> None:
+    def handle(number: int, frame: FrameType | None) -> None:
+        del frame
+        if supervisor.draining.is_set():
+            os._exit(128 + number)  # the kernel ends the children; their leases run out
+        supervisor.drain()
+
+    signal.signal(signal.SIGTERM, handle)
+    signal.signal(signal.SIGINT, handle)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

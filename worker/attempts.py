@@ -1,0 +1,251 @@
+"""One attempt at a job: a child is started, listened to, and stopped where need be; how it ended is written once.
+
+    claim ──► lease ──► child ──reports──► result ──► published
+                │         └──────────────► no result ──► stopped: failure, loss, drain, pause or cancel
+                └─ lost ─► child killed, nothing written
+
+`training_attempts` and `ingestion_attempts` say what the child is and what is published.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from gammabeta import logs
+from gammabeta.errors import ArtifactCorrupt, NoSpace, NotReady
+from gammabeta.store import jobs
+from gammabeta.store.blobs import FolderBlobs
+from gammabeta.store.engine import Database, Session
+from gammabeta.store.jobs import Claim, Outcome
+from worker import keeping
+from worker.children import Child, Children, Death
+from worker.inputs import Inputs
+from worker.lease import Lease
+from worker.messages import Failed, Order, Report, StopReason
+from worker.outbox import Outbox
+from worker.settings import WorkerSettings
+
+log = logs.get(__name__)
+
+MAX_BACKOFF_MS = 300_000
+_STOPPED: dict[StopReason, Outcome] = {"cancel": Outcome.CANCEL, "pause": Outcome.PAUSE, "drain": Outcome.DRAIN}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What all attempts of a worker share."""
+
+    settings: WorkerSettings
+    db: Database
+    blobs: FolderBlobs
+    inputs: Inputs
+    children: Children
+    scratch: Path
+    draining: threading.Event
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stop:
+    """An attempt without a result."""
+
+    outcome: Outcome
+    reason: str | None = None
+    message: str | None = None
+
+
+Publish = Callable[[Session], bool]
+"""The last write of an attempt that has a result. False: the fence is lost, or the job is being cancelled."""
+
+
+class Attempt(ABC):
+    """One attempt, in the thread of its slot."""
+
+    def __init__(self, claim: Claim, around: Surroundings) -> None:
+        self.claim, self.around = claim, around
+        self.settings, self.blobs = around.settings, around.blobs
+        self.outbox = Outbox(claim)
+        self.scratch = around.scratch / f"{claim.job_id}-f{claim.fence}"
+        self.lease = Lease(around.db, claim, around.settings, on_lost=self._kill)
+        self._child: Child | None = None
+        self.asked: StopReason | None = None
+        self._patience = 0.0
+        self._flushed = 0.0
+
+    @abstractmethod
+    def order(self) -> Order:
+        """What the child is told to do.
+
+        Raises:
+            ArtifactCorrupt: what it would need is not there, or not what it was.
+        """
+
+    @abstractmethod
+    def start(self) -> Child:
+        """Start the child."""
+
+    @abstractmethod
+    def hear(self, report: Report) -> None:
+        """Take in a report that is not the last."""
+
+    @abstractmethod
+    def conclude(self, last: Report) -> Publish | Stop:
+        """What the last report comes to."""
+
+    @abstractmethod
+    def ask(self, child: Child, why: StopReason) -> float:
+        """Ask the child to stop; for how many seconds it may go on."""
+
+    def run(self) -> None:
+        """From the claim to the end. Nothing that goes wrong in the child is raised here."""
+        log.info("attempt begins", job=self.claim.job_id, kind=self.claim.kind, fence=self.claim.fence)
+        try:
+            with self.lease:
+                self._finish(self._work())
+        finally:
+            if self._child is not None:
+                self._child.end()
+            shutil.rmtree(self.scratch, ignore_errors=True)
+        self._clean()
+
+    def give_up(self, message: str) -> None:
+        """End the job after an error of the worker itself."""
+        with self.around.db.write() as session:
+            self._stop(session, Stop(outcome=Outcome.FAILURE, reason="internal_error", message=message))
+
+    # ── the child ──
+
+    @property
+    def child_pid(self) -> int | None:
+        """Its process id on this machine, once it was started."""
+        return None if self._child is None else self._child.pid
+
+    def _work(self) -> Publish | Stop:
+        try:
+            self.scratch.mkdir(parents=True)
+            order = self.order()
+            self._child = child = self.start()
+            if self.lease.lost.is_set():  # before there was a child to kill
+                child.kill()
+            child.send(order)
+            last = self._listen(child)
+            return self.died(child.death()) if last is None else self.conclude(last)
+        except ArtifactCorrupt as error:
+            return Stop(outcome=Outcome.FAILURE, reason=error.code, message=error.message)
+        except NoSpace as error:
+            return Stop(outcome=Outcome.RETRYABLE_FAILURE, reason=error.code, message=error.message)
+
+    def _listen(self, child: Child) -> Report | None:
+        """Its last report. None: it ended without one."""
+        while True:
+            self._oversee(child)
+            try:
+                for report in child.reports(timeout=min(0.1, self.settings.report_seconds)):
+                    if report.type in ("done", "stopped", "failed", "refused"):
+                        return report
+                    self.hear(report)
+            except EOFError:
+                return None
+            if time.monotonic() - self._flushed >= self.settings.report_seconds:
+                self.flush()
+
+    def flush(self) -> None:
+        """Write what was reported."""
+        self._flushed = time.monotonic()
+        if not self.outbox.flush(self.around.db):
+            self.lease.lose()
+
+    def _oversee(self, child: Child) -> None:
+        if self.lease.lost.is_set():
+            child.kill()
+            return
+        wanted = self._wanted()
+        if wanted is not None and self.asked not in (wanted, "cancel"):
+            self.asked = wanted
+            self._patience = time.monotonic() + self.ask(child, wanted)
+        if self.asked is not None and time.monotonic() >= self._patience:
+            child.kill()
+
+    def _wanted(self) -> StopReason | None:
+        if self.lease.flags.cancel_requested:
+            return "cancel"
+        if self.around.draining.is_set():
+            return "drain"
+        return "pause" if self.lease.flags.pause_requested else None
+
+    def _kill(self) -> None:
+        if self._child is not None:
+            self._child.kill()
+
+    # ── the end ──
+
+    def stopped(self) -> Stop:
+        """The child stopped because it was asked to."""
+        return Stop(outcome=_STOPPED[self.asked or "drain"])
+
+    def died(self, death: Death) -> Stop:
+        """The child ended without a word."""
+        if self.asked is not None:
+            return self.stopped()
+        message = f"The process that ran the job ended without an answer: {death}."
+        if death.out_of_memory:
+            return Stop(outcome=Outcome.FAILURE, reason="oom_host", message=message)
+        return Stop(outcome=Outcome.LOSS, reason="process_lost", message=message)
+
+    def failed(self, report: Failed) -> Stop:
+        """The child said why it cannot go on."""
+        outcome = Outcome.RETRYABLE_FAILURE if report.retryable else Outcome.FAILURE
+        return Stop(outcome=outcome, reason=report.code, message=report.message)
+
+    def _finish(self, ending: Publish | Stop) -> None:
+        """Write how it ended, for as long as it takes until the database answers or the fence is lost."""
+        while not self.lease.lost.is_set():
+            try:
+                with self.around.db.write() as session:
+                    self._write(session, ending)
+                return
+            except (NotReady, NoSpace) as error:
+                log.warning("end of attempt not written", job=self.claim.job_id, why=str(error))
+            self.lease.lost.wait(1)
+
+    def _write(self, session: Session, ending: Publish | Stop) -> None:
+        if self.lease.renew_within(session) is None or not self.outbox.write(session):
+            log.warning("fence lost", job=self.claim.job_id, fence=self.claim.fence)
+            return
+        if isinstance(ending, Stop):
+            self._stop(session, ending)
+        elif ending(session):
+            log.info("published", job=self.claim.job_id, fence=self.claim.fence)
+        else:
+            self._stop(session, Stop(outcome=Outcome.CANCEL))
+
+    def _stop(self, session: Session, stop: Stop) -> None:
+        state = jobs.stop(
+            session,
+            job_id=self.claim.job_id,
+            fence=self.claim.fence,
+            outcome=stop.outcome,
+            reason=stop.reason,
+            message=stop.message,
+            backoff_ms=self._backoff_ms(stop.outcome),
+        )
+        log.info("attempt ended", job=self.claim.job_id, outcome=stop.outcome.value, reason=stop.reason, state=state)
+
+    def _backoff_ms(self, outcome: Outcome) -> int:
+        before = {Outcome.LOSS: self.claim.losses, Outcome.RETRYABLE_FAILURE: self.claim.failures}.get(outcome)
+        if before is None:
+            return 0
+        doubled = self.settings.retry_seconds * 1_000 * 2 ** min(before, 20)
+        return int(min(float(MAX_BACKOFF_MS), doubled) * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load, no secret
+
+    def _clean(self) -> None:
+        try:
+            keeping.drop_if_ended(self.around.db, self.blobs, self.claim.job_id)
+        except (NotReady, NoSpace) as error:
+            log.warning("not cleaned up", job=self.claim.job_id, why=str(error))

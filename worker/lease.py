@@ -1,0 +1,106 @@
+"""The lease of one attempt, renewed by a thread of its own: whatever the rest of the attempt waits for, it goes on.
+
+renewed            ──► what is asked: cancel, pause
+no row             ──► lost: another attempt may be running. Kill the trainer, publish nothing
+database is away   ──► go on; lost after `max_blind_seconds`
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from gammabeta import logs
+from gammabeta.errors import NoSpace, NotReady
+from gammabeta.store import jobs
+from gammabeta.store.engine import Database, Session
+from worker.settings import WorkerSettings
+
+log = logs.get(__name__)
+
+NOTHING_ASKED = jobs.Flags(cancel_requested=False, pause_requested=False)
+
+
+def boot_seconds() -> float:
+    """A clock that does not stop while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Lease:
+    """Held from its `with` to the end of it. `on_lost` is called at once, in the lease's own thread."""
+
+    def __init__(
+        self, db: Database, claim: jobs.Claim, settings: WorkerSettings, *, on_lost: Callable[[], None]
+    ) -> None:
+        self._db, self._claim, self._settings, self._on_lost = db, claim, settings, on_lost
+        self.flags = NOTHING_ASKED
+        self.lost = threading.Event()
+        self._closed = threading.Event()
+        self._progress: dict[str, Any] | None = None
+        self._renewed = boot_seconds()
+        self._thread = threading.Thread(target=self._run, name=f"lease {claim.job_id}", daemon=True)
+
+    def __enter__(self) -> Lease:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._closed.set()
+        self._thread.join()
+
+    def report(self, progress: dict[str, Any]) -> None:
+        """Have the progress written with one of the next renewals."""
+        self._progress = progress
+
+    def lose(self) -> None:
+        """The fence was found lost."""
+        if not self.lost.is_set():
+            log.warning("fence lost", job=self._claim.job_id, fence=self._claim.fence)
+            self.lost.set()
+            self._on_lost()
+
+    def renew(self) -> None:
+        """One heartbeat."""
+        try:
+            with self._db.write() as session:
+                flags = self.renew_within(session)
+        except (NotReady, NoSpace) as error:
+            self._go_on_blind(str(error))
+            return
+        if flags is None:
+            self.lose()
+        else:
+            self.flags, self._renewed = flags, boot_seconds()
+
+    def renew_within(self, session: Session) -> jobs.Flags | None:
+        """The heartbeat as part of a transaction, with the newest progress. None: the fence is lost."""
+        progress, self._progress = self._progress, None
+        return jobs.heartbeat(
+            session,
+            job_id=self._claim.job_id,
+            fence=self._claim.fence,
+            ttl_ms=self._settings.lease_ms,
+            progress=progress,
+        )
+
+    def _go_on_blind(self, why: str) -> None:
+        blind = boot_seconds() - self._renewed
+        log.warning("lease not renewed", job=self._claim.job_id, blind_seconds=round(blind, 1), why=why)
+        if blind > self._settings.max_blind_seconds:
+            self.lose()
+
+    def _run(self) -> None:
+        tried = boot_seconds()
+        while not self._closed.wait(min(self._settings.report_seconds, self._settings.heartbeat_seconds)):
+            if self.lost.is_set():
+                return
+            if self._progress is not None or boot_seconds() - tried >= self._settings.heartbeat_seconds:
+                tried = boot_seconds()
+                try:
+                    self.renew()
+                except Exception:
+                    log.exception("lease not renewed", job=self._claim.job_id)
+                    self.lose()

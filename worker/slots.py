@@ -1,0 +1,114 @@
+"""Slots: a thread each, which takes a job, runs it to its end, and takes the next.
+
+train-0 … train-n   one for each GPU, or for each CPU rank where there is none
+light               short work, so that a long training never blocks an upload
+"""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from gammabeta import logs
+from gammabeta.errors import GammabetaError, NoSpace, NotReady
+from gammabeta.schemas.jobs import Lane
+from gammabeta.store import jobs
+from gammabeta.store.jobs import Claim
+from worker.attempts import Attempt, Surroundings
+from worker.ingestion_attempts import IngestionAttempt
+from worker.settings import WorkerSettings
+from worker.training_attempts import TrainingAttempt
+
+log = logs.get(__name__)
+
+_COUNT_GPUS = "import torch; print(torch.cuda.device_count())"
+
+
+def devices(settings: WorkerSettings) -> list[str]:
+    """The device of each train slot."""
+    if settings.devices not in ("auto", "cpu"):
+        return [name.strip() for name in settings.devices.split(",") if name.strip()]
+    gpus = _gpus() if settings.devices == "auto" else 0
+    return [f"cuda:{index}" for index in range(gpus)] or ["cpu"] * settings.cpu_ranks
+
+
+def _gpus() -> int:
+    """As torch counts them, in a process of its own; torch is not loaded where the kernel knows no GPU."""
+    if not Path("/dev/nvidia0").exists():
+        return 0
+    counted = subprocess.run([sys.executable, "-P", "-c", _COUNT_GPUS], capture_output=True, text=True, check=False)
+    try:
+        return int(counted.stdout)
+    except ValueError:
+        log.warning("GPUs not counted; trainings run on the CPU", why=counted.stderr[-500:])
+        return 0
+
+
+class Slot(threading.Thread):
+    """`free` devices of one lane."""
+
+    def __init__(self, name: str, *, lane: Lane, device: str, worker_id: str, around: Surroundings) -> None:
+        super().__init__(name=name)
+        self.lane, self.device = lane, device
+        self.job: str | None = None
+        """What it is running now."""
+        self._worker_id, self._around = worker_id, around
+
+    def run(self) -> None:
+        """Until the worker drains."""
+        draining, poll = self._around.draining, self._around.settings.poll_seconds
+        while not draining.is_set():
+            if not self._run_next():
+                draining.wait(poll * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load, no secret
+
+    def _run_next(self) -> bool:
+        """Whether there was a job."""
+        try:
+            claim = self._claim()
+        except (NotReady, NoSpace) as error:
+            log.warning("no job taken", slot=self.name, why=str(error))
+            self._around.draining.wait(1)
+            return False
+        except Exception:
+            log.exception("no job taken", slot=self.name)
+            self._around.draining.wait(1)
+            return False
+        if claim is None:
+            return False
+        self.job = claim.job_id
+        self._attempt(claim)
+        self.job = None
+        return True
+
+    def _claim(self) -> Claim | None:
+        with self._around.db.write() as session:
+            return jobs.claim(
+                session,
+                worker_id=self._worker_id,
+                lane=self.lane,
+                free=0 if self.lane is Lane.LIGHT else 1,
+                ttl_ms=self._around.settings.lease_ms,
+                device=self.device,
+            )
+
+    def _attempt(self, claim: Claim) -> None:
+        attempt = self._attempt_at(claim)
+        try:
+            attempt.run()
+        except Exception as error:
+            log.exception("attempt failed", job=claim.job_id, fence=claim.fence)
+            self._give_up(attempt, error)
+
+    def _attempt_at(self, claim: Claim) -> Attempt:
+        if claim.kind == jobs.INGEST:
+            return IngestionAttempt(claim, self._around)
+        return TrainingAttempt(claim, self._around, device=self.device)
+
+    def _give_up(self, attempt: Attempt, error: Exception) -> None:
+        try:
+            attempt.give_up(f"The worker failed, which is a bug; its log has the traceback. {type(error).__name__}.")
+        except GammabetaError:  # then the lease runs out, and the attempt counts as lost
+            log.exception("failure not written", job=attempt.claim.job_id)

@@ -1,0 +1,233 @@
+"""The worker: slots that run jobs, and a main loop that says that it lives and reaps what others have lost.
+
+    main thread ── forkserver · beat · reap · drain
+        ├── slot train-0 … ── attempt ── child
+        ├── slot light     ── attempt ── child
+        └── lease of each attempt
+
+No torch here: heartbeats do not wait for a GIL or a GPU, and nothing that a training does can end this process.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import random
+import secrets
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from gammabeta import logs
+from gammabeta.errors import NoSpace, NotReady
+from gammabeta.schemas.jobs import Lane
+from gammabeta.store import jobs, migrations, workers
+from gammabeta.store.blobs import open_blobs
+from gammabeta.store.engine import Database
+from worker import keeping
+from worker.attempts import Surroundings
+from worker.children import Children
+from worker.inputs import Inputs
+from worker.settings import WorkerSettings
+from worker.slots import Slot, devices
+
+log = logs.get(__name__)
+
+SWEEP_SECONDS = 600
+
+
+class Supervisor:
+    """One worker program. `run` in the main thread; `drain` from anywhere."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self.settings = settings
+        self.id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self.draining = threading.Event()
+        self._db = Database(settings.resolved_database_url)
+        self._blobs = open_blobs(settings.resolved_blobs)
+        self._children = Children()
+        self._reaper = Reaper(self._db, settings)
+
+    def drain(self) -> None:
+        """Take no more jobs, have the running ones stop at a checkpoint, release them, and end."""
+        self.draining.set()
+
+    def run(self) -> None:
+        """Work until told to drain.
+
+        Raises:
+            NotReady: the database has not the schema of this version.
+        """
+        self._wait_for_database()
+        with own_scratch(self.settings.home / "scratch", self.id) as scratch:
+            names = devices(self.settings)
+            if "cpu" in names:
+                self._children.warm()
+            slots = self._slots(names, scratch)
+            for slot in slots:
+                slot.start()
+            log.info("worker ready", worker=self.id, devices=names)
+            try:
+                self._loop(names, slots)
+            finally:
+                self.drain()
+                log.info("worker draining", worker=self.id)
+                for slot in slots:
+                    slot.join()
+                self._forget()
+        log.info("worker ended", worker=self.id)
+        self._db.dispose()
+
+    def _wait_for_database(self) -> None:
+        while not self.draining.is_set():
+            try:
+                pending = migrations.pending(self._db)
+            except NotReady as error:
+                log.warning("waiting for the database", why=str(error))
+                self.draining.wait(1)
+                continue
+            if pending:
+                raise NotReady("The database must have the schema of this version. Run `gammabeta db upgrade`.")
+            return
+
+    def _slots(self, names: list[str], scratch: Path) -> list[Slot]:
+        around = Surroundings(
+            settings=self.settings,
+            db=self._db,
+            blobs=self._blobs,
+            inputs=Inputs(self._blobs),
+            children=self._children,
+            scratch=scratch,
+            draining=self.draining,
+        )
+        trains = [
+            Slot(f"train-{rank}", lane=Lane.TRAIN, device=device, worker_id=self.id, around=around)
+            for rank, device in enumerate(names)
+        ]
+        return [*trains, Slot("light", lane=Lane.LIGHT, device="cpu", worker_id=self.id, around=around)]
+
+    def _loop(self, names: list[str], slots: list[Slot]) -> None:
+        reap_at = beat_at = sweep_at = time.monotonic()
+        while not self.draining.is_set():
+            now = time.monotonic()
+            if now >= beat_at:
+                self._beat(names, slots)
+                beat_at = now + self.settings.heartbeat_seconds
+            if now >= reap_at:
+                self._reap()
+                reap_at = now + self.settings.reap_seconds * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load
+            if now >= sweep_at:
+                self._sweep()
+                sweep_at = now + SWEEP_SECONDS
+            self.draining.wait(max(0.0, min(reap_at, beat_at) - time.monotonic()))
+
+    def _beat(self, names: list[str], slots: list[Slot]) -> None:
+        running = {slot.name: slot.job for slot in slots}
+        try:
+            with self._db.write() as session:
+                if not workers.beat(session, self.id, slots=running):
+                    workers.register(
+                        session,
+                        self.id,
+                        hostname=socket.gethostname(),
+                        pid=os.getpid(),
+                        devices=names,
+                        slots=running,
+                    )
+        except (NotReady, NoSpace) as error:
+            log.warning("no sign of life given", why=str(error))
+        except Exception:
+            log.exception("no sign of life given")
+
+    def _reap(self) -> None:
+        try:
+            for job_id in self._reaper.reap():
+                keeping.drop_if_ended(self._db, self._blobs, job_id)
+        except (NotReady, NoSpace) as error:
+            log.warning("not reaped", why=str(error))
+        except Exception:
+            log.exception("not reaped")
+
+    def _sweep(self) -> None:
+        try:
+            keeping.sweep(self._db, self._blobs)
+        except (NotReady, NoSpace) as error:
+            log.warning("not swept", why=str(error))
+        except Exception:
+            log.exception("not swept")
+
+    def _forget(self) -> None:
+        try:
+            with self._db.write() as session:
+                workers.forget(session, self.id)
+        except (NotReady, NoSpace) as error:
+            log.warning("worker not signed off", why=str(error))
+
+
+class Reaper:
+    """Ends attempts whose lease has expired, of any worker. After a time without the database it waits for one lease:
+    the holders were without it too, and come first."""
+
+    def __init__(self, db: Database, settings: WorkerSettings) -> None:
+        self._db, self._settings = db, settings
+        self._blind = False
+        self._not_before = 0.0
+
+    def reap(self) -> list[str]:
+        """The jobs that were reaped.
+
+        Raises:
+            NotReady, NoSpace: the database is away.
+        """
+        try:
+            with self._db.write() as session:
+                workers.forget_silent(session, silent_ms=10 * self._settings.lease_ms)
+                if self._blind:
+                    self._blind = False
+                    self._not_before = time.monotonic() + self._settings.lease_seconds
+                if time.monotonic() < self._not_before:
+                    return []
+                reaped = jobs.reap(session, backoff_ms=round(self._settings.retry_seconds * 1_000))
+        except (NotReady, NoSpace):
+            self._blind = True
+            raise
+        for job_id, state in reaped:
+            log.warning("lease expired", job=job_id, state=state)
+        return [job_id for job_id, _ in reaped]
+
+
+@contextmanager
+def own_scratch(parent: Path, name: str) -> Iterator[Path]:
+    """A folder of this worker's own; those of workers that have ended without removing theirs are removed. A lock on
+    the folder tells them apart, since it ends with its process however that ends."""
+    parent.mkdir(parents=True, exist_ok=True)
+    own = parent / name
+    with ExitStack() as held:
+        with _locked(parent, wait=True):
+            for left in parent.iterdir():
+                with _locked(left) as ours:
+                    if ours:
+                        shutil.rmtree(left, ignore_errors=True)
+            own.mkdir()
+            held.enter_context(_locked(own))
+        yield own
+        shutil.rmtree(own, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Whether the lock could be had, which it is for as long as the block lasts."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        ours = True
+    except BlockingIOError:
+        ours = False
+    try:
+        yield ours
+    finally:
+        os.close(descriptor)
