@@ -42,8 +42,8 @@ FOREIGN = {
 """Which rooms may import a library."""
 
 TORCHLESS = (
-    "__main__ settings supervisor slots attempts training_attempts ingestion_attempts lease children publishing keeping "
-    "outbox inputs messages results ingestion"
+    "__main__ settings supervisor slots attempts training_attempts ingestion_attempts lease children publishing "
+    "keeping outbox inputs messages results ingestion"
 ).split()
 """The supervisor, the child that reads data sets, and what they say to each other."""
 STORELESS = (

@@ -7,9 +7,10 @@ rows trained on  ──order(seed, epoch)──►   one permutation an epoch, c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -22,6 +23,7 @@ from gammabeta.schemas.resolution import steps_per_epoch, validation_rows
 from worker.messages import JobFile
 
 Indices: TypeAlias = NDArray[np.int64]
+Prepare: TypeAlias = Callable[[Tensor], Tensor]
 
 _HOLD_OUT, _ORDER = 1, 2
 """Streams of random numbers of their own, so that one seed may serve both."""
@@ -41,6 +43,13 @@ class Rows:
     def take(self, indices: Indices, device: torch.device) -> tuple[Tensor, Tensor]:
         """The rows at these places, on the device."""
         return _gathered(self.x, indices, device), _gathered(self.y, indices, device)
+
+    @torch.no_grad()
+    def prepared(self, several: list[Indices], prepare: Prepare, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+        """Several batches, gathered and prepared at once: for small rows the calls cost more than the work."""
+        lengths = [len(each) for each in several]
+        x, y = self.take(np.concatenate(several), device)
+        return list(zip(torch.split(prepare(x), lengths), torch.split(y, lengths), strict=True))
 
 
 def open_rows(job: JobFile, split: Split) -> Rows:
@@ -69,6 +78,12 @@ def batches(ordered: Indices, batch_size: int, *, start: int = 0) -> Iterator[In
         yield ordered[number * batch_size : (number + 1) * batch_size]
     if start <= last:
         yield ordered[last * batch_size :]
+
+
+def together(cut: Iterator[Indices], count: int) -> Iterator[list[Indices]]:
+    """So many batches at a time, the last time those that are left."""
+    while several := list(islice(cut, count)):
+        yield several
 
 
 def blocks(rows: Indices, size: int) -> Iterator[Indices]:

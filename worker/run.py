@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +22,9 @@ from worker.messages import JobFile
 from worker.optimizers import optimizer_for
 from worker.stopping import Stopper
 from worker.tally import Tally
+
+PREPARED_NUMBERS = 1 << 18
+"""How many numbers of the rows to come are made ready at once: 1 MiB of them, which stays in a core's cache."""
 
 
 @dataclass(kw_only=True)
@@ -69,6 +75,19 @@ class Run:
     @property
     def over(self) -> bool:
         return self.step == self.steps or self.stopper.over
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """What is left of this epoch, and of the run: x as the layers read it, and y."""
+        epoch, done = divmod(self.step, self.steps_per_epoch)
+        ordered = data.order(self.trained, seed=self.spec.seed, epoch=epoch)
+        size = self.spec.batch_size
+        count = max(1, PREPARED_NUMBERS // (size * math.prod(self.plan.input_shape)))
+        # Where a batch lies in memory decides how its sums are rounded. So those that are prepared together are the
+        # same in a run that goes on from a checkpoint, which passes over the first of them.
+        passed = done % count
+        cut = data.together(data.batches(ordered, size, start=done - passed), count)
+        ready = (each for several in cut for each in self.rows.prepared(several, self.network.preprocess, self.device))
+        return islice(ready, passed, passed + self.steps - self.step)
 
     def learning_rate_after(self, step: int) -> float:
         """Of the update that follows `step` others."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from pathlib import Path
 from time import perf_counter
 
 from torch.nn.utils import clip_grad_norm_
 
 from gammabeta.nets.losses import loss_for
-from worker import checkpoints, data, device, evaluation, handover, optimizers
+from worker import checkpoints, device, evaluation, handover, optimizers
 from worker.link import Link, StopRequested
 from worker.messages import JobFile, Started, Stopped
 from worker.reporting import Reporter
@@ -44,12 +43,9 @@ def train(job: JobFile, link: Link) -> Path | None:
 
             # An epoch, or what is left of one.
             network.train()
-            epoch, done = divmod(run.step, run.steps_per_epoch)
-            ordered = data.order(run.trained, seed=spec.seed, epoch=epoch)
-            for indices in islice(data.batches(ordered, spec.batch_size, start=done), run.steps - run.step):
-                x, y = run.rows.take(indices, run.device)
+            for x, y in run.batches():
                 with precision:
-                    logits = network(x)
+                    logits = network.logits(x)
                 loss = loss_of(logits, y)
                 loss.backward()  # type: ignore[no-untyped-call]
                 if spec.clip_norm is not None:

@@ -99,7 +99,7 @@ function jobRow(job, names) {
   return make("tr", {},
     cell(link(job.kind, "v1", "jobs", job.id), make("div", {}, make("code", { title: job.id }, job.id.slice(0, 16) + "…"))),
     cell(pill(job.status), job.device ? small(job.device) : null, ...attempts),
-    cell(progress(job)),
+    cell(progress(job), ...job.warnings.map((each) => make("div", { className: "warned", title: each.code }, each.message))),
     short(model, job.model),
     short(dataset, names.get(job.dataset)),
     cell(...measured(job.progress?.metrics)),

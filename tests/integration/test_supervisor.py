@@ -7,15 +7,16 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gammabeta.schemas.jobs import JobState, Lane
-from gammabeta.store import checkpoints, datasets, jobs, models, workers
+from gammabeta.store import datasets, jobs, models, workers
 from gammabeta.store.tables import DEFAULT_PROJECT, VersionRow
 from tests.integration.databases import Databases
 from tests.integration.workshop import SECRET, Workshop, alive, damage, until, workshop
 
-STEPS = 3_000
+STEPS = 2_000
 """Of a training that takes long enough to be interrupted."""
 
 
@@ -62,7 +63,7 @@ def test_a_killed_trainer_goes_on_from_its_checkpoint_and_publishes_the_same_onc
     undisturbed = shop.train(dataset_id, epochs=1_000, max_steps=STEPS)
     shop.ended(undisturbed)
     job_id = shop.train(dataset_id, epochs=1_000, max_steps=STEPS)
-    shop.checkpoint(job_id)
+    shop.checkpoints(job_id)
     killed = worker.trainer()
     os.killpg(killed, signal.SIGKILL)
     assert shop.said(job_id, "resumed")["step"] > 0
@@ -76,7 +77,7 @@ def test_a_killed_trainer_goes_on_from_its_checkpoint_and_publishes_the_same_onc
 def test_a_killed_supervisor_takes_everything_along_and_another_goes_on(shop: Workshop) -> None:
     worker = shop.start()
     job_id = shop.train(shop.ready_dataset(), epochs=1_000, max_steps=STEPS)
-    shop.checkpoint(job_id)
+    shop.checkpoints(job_id)
     family = worker.family()
     assert worker.attempts()
     os.kill(worker.pid, signal.SIGKILL)
@@ -92,14 +93,11 @@ def test_a_killed_supervisor_takes_everything_along_and_another_goes_on(shop: Wo
 def test_a_zombie_cannot_publish_beside_its_successor(shop: Workshop) -> None:
     worker = shop.start()
     job_id = shop.train(shop.ready_dataset(), epochs=1_000, max_steps=STEPS)
-    shop.checkpoint(job_id)
-    sleepers = [worker.pid, *worker.family()]
-    for pid in sleepers:
-        os.kill(pid, signal.SIGSTOP)
+    shop.checkpoints(job_id)
+    wake = shop.freeze(worker)
     successor = shop.start()
     until(lambda: shop.job(job_id).fence == 2, "another claim")
-    for pid in sleepers:
-        os.kill(pid, signal.SIGCONT)
+    wake()
     job = shop.ended(job_id)
     assert (job.state, job.fence, job.version) == (JobState.SUCCEEDED, 2, 1)
     assert version(shop, job_id).fence == 2
@@ -116,8 +114,7 @@ def test_drain_stores_a_checkpoint_and_releases_the_job_without_a_charge(shop: W
     assert worker.process.wait(10) == 0
     job = shop.job(job_id)
     assert (job.state, job.fence, job.losses, job.failures) == (JobState.QUEUED, 1, 0, 0)
-    with shop.db.read() as session:
-        stored = checkpoints.checkpoints_of(session, job_id)
+    stored = shop.checkpoints(job_id)
     assert len(stored) == 1
     shop.start()
     assert shop.said(job_id, "resumed")["step"] == stored[0].step
@@ -154,7 +151,7 @@ def test_a_second_signal_ends_the_worker_at_once(shop: Workshop) -> None:
 def test_cancel_ends_a_running_job_and_its_process(shop: Workshop, listens: bool) -> None:
     worker = shop.start(CANCEL_GRACE_SECONDS="60" if listens else "0.3")
     job_id = shop.endless(shop.ready_dataset())
-    shop.checkpoint(job_id)
+    shop.checkpoints(job_id)
     trainer = worker.trainer()
     if not listens:
         os.kill(trainer, signal.SIGSTOP)
@@ -207,6 +204,32 @@ def test_a_refused_file_fails_its_data_set_and_is_removed(shop: Workshop) -> Non
 
 
 @sqlite_only
+def test_a_second_file_becomes_the_test_split(shop: Workshop) -> None:
+    shop.start()
+    dataset_id, job_id = shop.upload(b"a,y\n1,u\n2,v\n3,u\n", format="csv", target="y")
+    assert shop.ended(job_id).state == JobState.SUCCEEDED
+    second = shop.second_upload(dataset_id, b"y,a\nv,5\n", format="csv", target="y", split="test")
+    assert shop.ended(second).state == JobState.SUCCEEDED
+    with shop.db.read() as session:
+        row = datasets.get(session, DEFAULT_PROJECT, dataset_id)
+    manifest = datasets.manifest(row)
+    assert manifest is not None
+    assert row.state == "ready"
+    assert {split: files.n for split, files in manifest.splits.items()} == {"train": 3, "test": 1}
+    assert np.load(shop.blobs.path(manifest.splits["test"].x.sha256), allow_pickle=False).tolist() == [[5]]
+
+
+@sqlite_only
+def test_an_upload_does_not_wait_for_a_training(shop: Workshop) -> None:
+    shop.start()
+    job_id = shop.endless(shop.ready_dataset())
+    shop.said(job_id, "started")
+    _, upload = shop.upload(b"a,y\n1,u\n2,v\n", format="csv", target="y")
+    assert shop.ended(upload).state == JobState.SUCCEEDED
+    assert shop.job(job_id).state == JobState.RUNNING
+
+
+@sqlite_only
 def test_an_upload_that_needs_too_much_is_refused_and_not_tried_again(shop: Workshop) -> None:
     shop.start(INGEST_CPU_SECONDS="1", INGEST_ROWS="1000000000")
     rows = b"".join(b"%d,%d\n" % (number, number % 7) for number in range(2_000_000))
@@ -233,11 +256,10 @@ def test_a_damaged_data_set_fails_the_job_and_nothing_is_trained_on_it(shop: Wor
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(shop: Workshop) -> None:
     worker = shop.start()
     job_id = shop.train(shop.ready_dataset(), epochs=1_000, max_steps=STEPS)
-    shop.checkpoint(job_id)
+    shop.checkpoints(job_id, at_least=2)
     os.kill(worker.pid, signal.SIGTERM)
     worker.process.wait()
-    with shop.db.read() as session:
-        newest, *older = checkpoints.checkpoints_of(session, job_id)
+    newest, *older = shop.checkpoints(job_id)
     assert len(older) == 1
     damage(shop.blobs.root / newest.uri / "weights.safetensors")
     shop.start()

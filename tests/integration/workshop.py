@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,10 +17,10 @@ import numpy as np
 
 from gammabeta.schemas.jobs import JobState, Lane, TrainRequest
 from gammabeta.schemas.resolution import resolve
-from gammabeta.store import datasets, events, jobs
+from gammabeta.store import checkpoints, datasets, events, jobs
 from gammabeta.store.blobs import open_blobs
 from gammabeta.store.engine import Database
-from gammabeta.store.tables import DEFAULT_PROJECT, JobRow, new_id
+from gammabeta.store.tables import DEFAULT_PROJECT, CheckpointRow, JobRow, new_id
 from tests.integration.auditor import audit
 from tests.trainings import NETWORK, blobs
 from tests.unit.ingestion.conftest import npz
@@ -34,7 +35,7 @@ FAST = {
     "POLL_SECONDS": "0.05",
     "REPORT_SECONDS": "0.1",
     "RETRY_SECONDS": "0.1",
-    "CHECKPOINT_SECONDS": "0.1",
+    "CHECKPOINT_SECONDS": "0.2",
     "CPU_RANKS": "1",
 }
 
@@ -69,7 +70,7 @@ class Worker:
 
     def family(self) -> set[int]:
         """Its descendants."""
-        parents = {pid: parent for pid, parent in _processes()}
+        parents = dict(_processes())
         found = {self.pid}
         while more := {pid for pid, parent in parents.items() if parent in found} - found:
             found |= more
@@ -85,11 +86,14 @@ class Worker:
 
     def end(self) -> None:
         """However it stands with it."""
-        family = self.family()
-        for pid in (self.pid, *family):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        _signal([self.pid, *self.family()], signal.SIGKILL)
         self.process.wait()
+
+
+def _signal(pids: Iterable[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def _processes() -> Iterator[tuple[int, int]]:
@@ -157,19 +161,15 @@ class Workshop:
                 sha256="0" * 64,
                 options=options,
             )
-            row = jobs.submit(
-                session,
-                jobs.NewJob(
-                    project_id=DEFAULT_PROJECT,
-                    owner_id="anonymous",
-                    kind=jobs.INGEST,
-                    lane=Lane.LIGHT,
-                    devices=0,
-                    request=options,
-                    dataset_id=dataset_id,
-                ),
-            )
-        return dataset_id, row.id
+            return dataset_id, jobs.submit(session, _ingestion(dataset_id, options)).id
+
+    def second_upload(self, dataset_id: str, data: bytes, **options: Any) -> str:
+        """The test split in a file of its own: the job that reads it."""
+        self.blobs.upload_path(dataset_id).write_bytes(data)
+        with self.db.write() as session:
+            row = datasets.get(session, DEFAULT_PROJECT, dataset_id)
+            datasets.begin_second_split(session, row, bytes=len(data), sha256="0" * 64, options=options)
+            return jobs.submit(session, _ingestion(dataset_id, options)).id
 
     def ready_dataset(self) -> str:
         """Well separated classes."""
@@ -211,9 +211,12 @@ class Workshop:
 
     def ended(self, job_id: str) -> JobRow:
         """The job in its terminal state."""
-        return until(
-            lambda: row if JobState((row := self.job(job_id)).state).terminal else None, f"the end of {job_id}"
-        )
+
+        def look() -> JobRow | None:
+            row = self.job(job_id)
+            return row if JobState(row.state).terminal else None
+
+        return until(look, f"the end of {job_id}")
 
     def events(self, job_id: str) -> list[tuple[str, dict[str, Any]]]:
         with self.db.read() as session:
@@ -228,18 +231,51 @@ class Workshop:
 
         return until(look, f"{times} × {type} of {job_id}")[-1]
 
-    def checkpoint(self, job_id: str) -> Path:
-        """The newest one that is stored, once there is one."""
-        folder = self.blobs.root / "jobs" / job_id
+    def checkpoints(self, job_id: str, *, at_least: int = 1) -> list[CheckpointRow]:
+        """What is stored, the newest first, once it is so many."""
 
-        def look() -> Path | None:
-            return max(folder.glob("f*/ckpt-*"), key=lambda path: int(path.name.removeprefix("ckpt-")), default=None)
+        def look() -> list[CheckpointRow] | None:
+            with self.db.read() as session:
+                found = checkpoints.checkpoints_of(session, job_id)
+            return found if len(found) >= at_least else None
 
-        return until(look, f"a checkpoint of {job_id}")
+        return until(look, f"{at_least} checkpoints of {job_id}")
+
+    def freeze(self, worker: Worker) -> Callable[[], None]:
+        """Stop a worker and its family, though not while it holds the lock of SQLite, which would stop all others. The
+        way to have them go on."""
+        while True:
+            sleepers = [worker.pid, *worker.family()]
+            _signal(sleepers, signal.SIGSTOP)
+            if self._can_write():
+                return lambda: _signal(sleepers, signal.SIGCONT)
+            _signal(sleepers, signal.SIGCONT)
+
+    def _can_write(self) -> bool:
+        if self.db.dialect != "sqlite":
+            return True
+        try:
+            with closing(sqlite3.connect(self.home / "gammabeta.db", timeout=0)) as connection:
+                connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return False
+        return True
 
     def cancel(self, job_id: str) -> None:
         with self.db.write() as session:
             jobs.request_cancel(session, DEFAULT_PROJECT, job_id)
+
+
+def _ingestion(dataset_id: str, options: dict[str, Any]) -> jobs.NewJob:
+    return jobs.NewJob(
+        project_id=DEFAULT_PROJECT,
+        owner_id="anonymous",
+        kind=jobs.INGEST,
+        lane=Lane.LIGHT,
+        devices=0,
+        request=options,
+        dataset_id=dataset_id,
+    )
 
 
 @contextmanager

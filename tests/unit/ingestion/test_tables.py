@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 
@@ -34,8 +36,6 @@ def test_rows_hold_numbers_codes_and_nan_for_what_is_missing(ingest_file: Ingest
 
 
 def test_the_manifest_names_each_array_by_the_hash_of_its_file(ingest_file: Ingest) -> None:
-    import hashlib
-
     read = ingest_file.csv(MIXED)
     described = read.manifest.splits["train"].x
     data = (read.folder / "train-x.npy").read_bytes()

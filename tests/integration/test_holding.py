@@ -1,0 +1,181 @@
+"""What the supervisor does while the database is away, slow to answer, or says that the fence is lost."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from sqlalchemy.orm import Session
+
+from gammabeta.errors import NotReady
+from gammabeta.schemas.jobs import JobState
+from gammabeta.store import checkpoints, events, jobs
+from gammabeta.store.blobs import FolderBlobs
+from gammabeta.store.engine import Database
+from gammabeta.store.jobs import Claim
+from gammabeta.store.tables import DEFAULT_PROJECT
+from tests.integration.databases import Clock
+from tests.integration.samples import TTL, attempt, claim, claimed
+from tests.integration.workshop import damage, until
+from worker import keeping
+from worker.lease import Lease
+from worker.messages import MetricsRow
+from worker.outbox import Outbox
+from worker.settings import WorkerSettings
+from worker.supervisor import Reaper
+
+
+class Away:
+    """A database that can be cut off."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self.cut = False
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        if self.cut:
+            raise NotReady
+        with self._db.write() as session:
+            yield session
+
+
+def settings(**changes: float) -> WorkerSettings:
+    fields: dict[str, float] = {"heartbeat_seconds": 0.02, "lease_seconds": 0.2, "report_seconds": 0.01}
+    return WorkerSettings.model_validate(fields | changes)
+
+
+@pytest.fixture
+def away(db: Database) -> Away:
+    return Away(db)
+
+
+def lease_of(away: Away, held: Claim, lost: threading.Event, **changes: float) -> Lease:
+    return Lease(away, held, settings(**changes), on_lost=lost.set)  # type: ignore[arg-type]
+
+
+def test_a_lease_is_renewed_with_progress_and_learns_of_a_cancel(db: Database, away: Away, clock: Clock) -> None:
+    held, lost = claimed(db), threading.Event()
+    with lease_of(away, held, lost) as lease:
+        clock.advance(TTL - 1)
+        lease.report({"step": 7})
+        until(lambda: _row(db, held).progress == {"step": 7}, "the progress")
+        clock.advance(150)
+        until(lambda: (_row(db, held).lease_until_ms or 0) > clock.ms, "a renewal")
+        with db.write() as session:
+            jobs.request_cancel(session, DEFAULT_PROJECT, held.job_id)
+        until(lambda: lease.flags.cancel_requested, "the cancel flag")
+    assert not lost.is_set()
+
+
+def test_a_lost_fence_is_noticed_at_the_next_heartbeat(db: Database, away: Away, clock: Clock) -> None:
+    held, lost = claimed(db), threading.Event()
+    clock.advance(TTL + 1)
+    with db.write() as session:
+        jobs.reap(session, backoff_ms=0)
+    assert claim(db, worker="w2") is not None
+    with lease_of(away, held, lost):
+        assert lost.wait(5)
+
+
+def test_a_lease_outlives_an_outage_and_is_given_up_after_the_longest_one(db: Database, away: Away) -> None:
+    held, lost = claimed(db), threading.Event()
+    with lease_of(away, held, lost, max_blind_seconds=0.5):
+        away.cut = True
+        assert not lost.wait(0.2)
+        away.cut = False
+        assert not lost.wait(0.4)
+        away.cut = True
+        assert lost.wait(5)
+
+
+def test_reports_wait_in_order_while_the_database_is_away(db: Database, away: Away) -> None:
+    held = claimed(db)
+    outbox = Outbox(held)
+    away.cut = True
+    outbox.metrics(MetricsRow(step=1, epoch=1, values={"loss": 2.0}))
+    outbox.event("first", {})
+    assert outbox.flush(away)  # type: ignore[arg-type]
+    outbox.metrics(MetricsRow(step=2, epoch=1, values={"loss": 1.0}))
+    outbox.event("second", {})
+    away.cut = False
+    assert outbox.flush(away)  # type: ignore[arg-type]
+    assert outbox.flush(away)  # type: ignore[arg-type]
+    with db.read() as session:
+        assert [row.type for row in events.events_of(session, held.job_id)][-2:] == ["first", "second"]
+        assert events.metrics_of(session, held.job_id).series[0].value == [2.0, 1.0]
+
+
+def test_reports_of_a_lost_attempt_are_not_written(db: Database, away: Away, clock: Clock) -> None:
+    held = claimed(db)
+    outbox = Outbox(held)
+    clock.advance(TTL + 1)
+    with db.write() as session:
+        jobs.reap(session, backoff_ms=0)
+    outbox.metrics(MetricsRow(step=1, epoch=1, values={"loss": 2.0}))
+    assert not outbox.flush(away)  # type: ignore[arg-type]
+    with db.read() as session:
+        assert events.metrics_of(session, held.job_id).series == ()
+
+
+def test_the_reaper_waits_a_lease_after_an_outage(db: Database, away: Away, clock: Clock) -> None:
+    held = claimed(db)
+    reaper = Reaper(away, settings(lease_seconds=0.5, retry_seconds=0))  # type: ignore[arg-type]
+    assert reaper.reap() == []
+    away.cut = True
+    clock.advance(TTL + 1)
+    with pytest.raises(NotReady):
+        reaper.reap()
+    away.cut = False
+    assert reaper.reap() == []
+    assert _row(db, held).state == JobState.RUNNING
+    assert until(reaper.reap, "the lease after the outage to pass") == [held.job_id]
+
+
+def test_the_newest_two_checkpoints_are_kept_and_a_damaged_one_is_passed_over(db: Database, tmp_path: Path) -> None:
+    held, blobs = claimed(db), FolderBlobs(tmp_path / "blobs")
+    for step in (10, 20, 30):
+        folder = tmp_path / f"ckpt-{step}"
+        folder.mkdir()
+        (folder / "weights").write_bytes(b"%d" % step * 100)
+        write = keeping.store(blobs, held, folder, step=step, lease_ms=TTL)
+        assert not folder.exists()
+        with db.write() as session:
+            assert write(session)
+        keeping.prune(db, blobs, held)
+    with db.read() as session:
+        assert [row.step for row in checkpoints.checkpoints_of(session, held.job_id)] == [30, 20]
+    kept = sorted(path.name for path in (blobs.root / "jobs" / held.job_id / "f000001").iterdir())
+    assert kept == ["ckpt-20", "ckpt-30"]
+    newest = keeping.newest_sound(db, blobs, held.job_id)
+    assert newest is not None
+    assert newest.name == "ckpt-30"
+    damage(newest / "weights")
+    assert keeping.newest_sound(db, blobs, held.job_id) == newest.with_name("ckpt-20")
+    damage(newest.with_name("ckpt-20") / "manifest.json")
+    assert keeping.newest_sound(db, blobs, held.job_id) is None
+
+
+def test_checkpoints_go_when_the_job_has_ended_and_not_before(db: Database, tmp_path: Path) -> None:
+    held, blobs = claimed(db), FolderBlobs(tmp_path / "blobs")
+    folder = tmp_path / "ckpt"
+    folder.mkdir()
+    (folder / "weights").write_bytes(b"1")
+    with db.write() as session:
+        assert keeping.store(blobs, held, folder, step=1, lease_ms=TTL)(session)
+    keeping.sweep(db, blobs)
+    assert keeping.newest_sound(db, blobs, held.job_id) is not None
+    with db.write() as session:
+        jobs.stop(session, **attempt(held), outcome=jobs.Outcome.DRAIN)
+        jobs.request_cancel(session, DEFAULT_PROJECT, held.job_id)
+    keeping.sweep(db, blobs)
+    assert keeping.newest_sound(db, blobs, held.job_id) is None
+    assert not (blobs.root / "jobs" / held.job_id).exists()
+
+
+def _row(db: Database, held: Claim) -> jobs.JobRow:
+    with db.read() as session:
+        return jobs.get(session, DEFAULT_PROJECT, held.job_id)
