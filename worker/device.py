@@ -28,6 +28,15 @@ def _products(layer: LayerPlan) -> int:
     return layer.parameters * places
 
 
+def flush_denormals() -> None:
+    """Let numbers below 1.2e-38 be 0 in this thread, for the whole life of a trainer, so that all attempts round alike.
+
+    Where an input is nearly always 0, as a pixel at the edge is, adam's averages decay into this range and stay there,
+    and arithmetic on such numbers made a step on MNIST a twentieth slower.
+    """
+    torch.set_flush_denormal(True)
+
+
 def settle(name: str, *, threads: int, seed: int) -> torch.device:
     """Choose device and threads for this process, and seed every generator."""
     device = torch.device(name)

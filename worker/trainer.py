@@ -8,7 +8,7 @@ from __future__ import annotations
 from multiprocessing.connection import Connection
 
 from gammabeta import logs
-from worker import parentage
+from worker import device, parentage
 from worker.failures import report_of
 from worker.link import Link
 from worker.messages import Done, JobFile
@@ -22,6 +22,7 @@ def main(connection: Connection) -> None:
     parentage.lead_own_session()
     parentage.die_with_parent()
     logs.set_up()
+    device.flush_denormals()
     link = Link(connection)
     run_job(link.receive_job(), link)
 
