@@ -1,0 +1,55 @@
+"""What the pages promise of the code: settings, reasons for a refusal, links."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.unit.settings_page import page
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+
+
+def test_settings_page_is_what_the_declarations_say() -> None:
+    told = (ROOT / "docs/settings.md").read_text()
+    assert told == page(), "renew it: .venv/bin/python -m tests.unit.settings_page > docs/settings.md"
+
+
+def test_each_setting_has_a_help_text() -> None:
+    assert not re.findall(r"^\| `\w+` \| .* \|  \|$", page(), re.MULTILINE)
+
+
+def _codes(name: str) -> set[str]:
+    """First arguments of all calls of `name` in the worker."""
+    found = set()
+    for path in (ROOT / "worker").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            called = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name
+            if called and node.args and isinstance(node.args[0], ast.Constant):
+                found.add(str(node.args[0].value))
+    return found
+
+
+@pytest.mark.parametrize(("raised", "document"), [("DatasetInvalid", "data.md"), ("TrainingFailed", "jobs.md")])
+def test_each_reason_is_explained(raised: str, document: str) -> None:
+    codes = _codes(raised)
+    assert len(codes) > 2
+    told = set(re.findall(r"`(\w+)`", (ROOT / "docs" / document).read_text()))
+    assert not codes - told
+
+
+@pytest.mark.parametrize("document", PAGES, ids=[path.name for path in PAGES])
+def test_links_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+        if "://" not in target:
+            assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+@pytest.mark.parametrize("document", PAGES, ids=[path.name for path in PAGES])
+def test_tests_that_a_page_names_exist(document: Path) -> None:
+    for name in re.findall(r"`(tests/[\w/.]+)", document.read_text()):
+        assert (ROOT / name).exists(), f"{document.name} names {name}"
