@@ -39,28 +39,23 @@ def expand(network: NetworkSpec, *, input_rank: int) -> LayersNetwork:
 def _mlp(preset: MlpPreset, *, flat: bool) -> Iterator[AnyLayer]:
     if not flat:
         yield Flatten()
-    for index, units in enumerate(preset.hidden):
-        norm, before = _norm_of(preset, index)
-        yield Dense(units=units, use_bias=not _makes_bias_redundant(norm, before=before))
-        yield from _activated(preset, norm, before=before)
-        if preset.dropout:
-            yield Dropout(rate=preset.dropout)
-    yield Dense(units="classes")
+    yield from _head(preset, preset.hidden)
 
 
 def _cnn(preset: CnnPreset) -> Iterator[AnyLayer]:
     for index, filters in enumerate(preset.filters):
         norm, before = _norm_of(preset, index)
-        yield Conv2D(
-            filters=filters,
-            kernel_size=preset.kernel_size,
-            padding="same",
-            use_bias=not _makes_bias_redundant(norm, before=before),
-        )
+        bias = not _makes_bias_redundant(norm, before=before)
+        yield Conv2D(filters=filters, kernel_size=preset.kernel_size, padding="same", use_bias=bias)
         yield from _activated(preset, norm, before=before)
         yield MaxPool()
     yield Flatten()
-    for index, units in enumerate(preset.hidden, start=len(preset.filters)):
+    yield from _head(preset, preset.hidden, first=len(preset.filters))
+
+
+def _head(preset: Preset, hidden: tuple[int, ...], *, first: int = 0) -> Iterator[AnyLayer]:
+    """Hidden dense layers and the output; `first` counts the batch norms before them."""
+    for index, units in enumerate(hidden, start=first):
         norm, before = _norm_of(preset, index)
         yield Dense(units=units, use_bias=not _makes_bias_redundant(norm, before=before))
         yield from _activated(preset, norm, before=before)
