@@ -14,8 +14,8 @@ from gammabeta.errors import MalformedRequest, UnsupportedMediaType
 JSON_TYPES = ("application/json",)
 
 
-def check_media_type(request: Request, known: Collection[str]) -> None:
-    """Refuse a Content-Type that is not known here; none at all is fine.
+def check_media_type(request: Request, known: Collection[str], *, remedy: str) -> None:
+    """Refuse a Content-Type that is not known here; none at all is fine. `remedy` says what to do.
 
     Raises:
         UnsupportedMediaType
@@ -23,13 +23,13 @@ def check_media_type(request: Request, known: Collection[str]) -> None:
     received = request.headers.get("content-type")
     if received is not None and received.partition(";")[0].strip().lower() not in known:
         raise UnsupportedMediaType(
-            f"Content-Type must be {' or '.join(known)}, or be left out. Received: {received[:200]!r}."
+            f"Content-Type must be {' or '.join(known)}, or be left out. Received: {received[:200]!r}. {remedy}"
         )
 
 
 async def json_bytes(request: Request) -> bytes:
     """The body, whole, of a request that says it is JSON or says nothing. A dependency."""
-    check_media_type(request, JSON_TYPES)
+    check_media_type(request, JSON_TYPES, remedy="With curl, add: -H 'Content-Type: application/json'.")
     return await request.body()
 
 
@@ -54,10 +54,14 @@ def parsed(body: bytes) -> Any:
 def _with_non_finite(body: bytes) -> Any:
     try:
         # int() refuses thousands of digits, and numpy integers that no float64 holds.
-        return json.loads(body, parse_int=lambda digits: int(digits) if len(digits) < 20 else float(digits))
+        value = json.loads(body, parse_int=lambda digits: int(digits) if len(digits) < 20 else float(digits))
+        json.dumps(
+            value, ensure_ascii=False
+        ).encode()  # half of a surrogate pair, which orjson refuses, is refused here
+        return value
     except json.JSONDecodeError as exc:
         raise _malformed(body, exc) from exc
-    except (UnicodeDecodeError, RecursionError) as exc:
+    except (UnicodeError, RecursionError) as exc:
         raise MalformedRequest(f"The body must be JSON in UTF-8. {exc}") from exc
 
 

@@ -50,13 +50,21 @@ class Guard:
                 f"The Host header must be one of {', '.join(sorted(self.hosts))}. Received: {host[:200]!r}. "
                 "Add the name to GAMMABETA_ALLOWED_HOSTS if it is one of this service.",
             )
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and _place(origin) != host.lower():
             return problems.respond(
                 403,
                 "foreign_origin",
                 f"Requests of pages from elsewhere are refused. Received Origin: {origin[:200]!r}. "
                 "Send the request from a program, or from the service's own page.",
             )
+        return None
+
+
+def _place(origin: str) -> str | None:
+    """Host and port of an origin; None where it is no address."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
         return None
 
 

@@ -17,6 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.routing import Match
 
 from gammabeta import errors, logs
 from gammabeta.errors import GammabetaError
@@ -114,11 +115,18 @@ async def _router_error(request: Request, error: Exception) -> Response:
         case 404:
             return of(errors.NotFound())
         case 405:
-            allowed = headers.get("Allow") or headers.get("allow") or "another method"
-            detail = f"{request.method} is not possible here. Use {allowed}."
+            allowed = headers["Allow"] = ", ".join(_methods(request))
+            detail = f"{request.method} is not possible here. Use {allowed.replace(', ', ' or ')}."
             return respond(405, "method_not_allowed", detail, headers=headers)
         case _:
             return respond(status, errors.MalformedRequest.code if status < 500 else "error", str(error))
+
+
+def _methods(request: Request) -> list[str]:
+    """All that this path takes; the router names those of the first route that it finds."""
+    routes = request.app.routes
+    asked = {method: request.scope | {"method": method} for method in ("DELETE", "GET", "HEAD", "POST", "PUT")}
+    return [each for each, scope in asked.items() if any(route.matches(scope)[0] is Match.FULL for route in routes)]
 
 
 async def _nobody_listens(_: Request, __: Exception) -> Response:

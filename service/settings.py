@@ -28,6 +28,8 @@ class ServiceSettings(StoreSettings):
     """The largest body of a prediction."""
     max_json_bytes: int = Field(default=1024**2, gt=0)
     """The largest other body."""
+    max_job_memory_bytes: int = Field(default=64 * 1024**3, gt=0)
+    """The most memory that a job may need, as the dry run estimates it."""
     predict_threads: int = Field(default=1, ge=1, le=256)
     """How many threads torch uses inside one prediction. One is fastest for small networks."""
     predict_workers: int = Field(default=2, ge=1, le=64)

@@ -129,9 +129,9 @@ class Moments:
 
 
 def medians(path: Path, shape: tuple[int, int]) -> NDArray[np.float64]:
-    """The median of each column of a float32 table on disk, NaN left out; NaN where nothing is left."""
+    """The median of each column of a float64 table on disk, NaN left out; NaN where nothing is left."""
     rows, width = shape
-    group = max(1, MEDIAN_BYTES // max(1, 4 * rows))
+    group = max(1, MEDIAN_BYTES // max(1, 8 * rows))
     found = np.full(width, np.nan)
     for start in range(0, width, group):
         stop = min(start + group, width)
@@ -143,12 +143,12 @@ def medians(path: Path, shape: tuple[int, int]) -> NDArray[np.float64]:
     return found
 
 
-def _chunks_of(path: Path, shape: tuple[int, int]) -> Iterator[NDArray[np.float32]]:
+def _chunks_of(path: Path, shape: tuple[int, int]) -> Iterator[NDArray[np.float64]]:
     """Read, not mapped: what is mapped would count toward the limit on the address space."""
     rows, width = shape
-    at_once = rows_at_once(4 * width)
+    at_once = rows_at_once(8 * width)
     with path.open("rb") as file:
-        file.seek(len(_header(np.dtype("<f4"), shape)))
+        file.seek(len(_header(np.dtype("<f8"), shape)))
         for start in range(0, rows, at_once):
             n = min(at_once, rows - start)
-            yield np.frombuffer(file.read(4 * n * width), dtype="<f4").reshape(n, width)
+            yield np.frombuffer(file.read(8 * n * width), dtype="<f8").reshape(n, width)

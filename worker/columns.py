@@ -28,8 +28,9 @@ class Cell:
 
 
 def numbers_in(cells: pl.Series) -> pl.Series:
-    """float32: null where a cell is missing or no number, infinite where it is beyond float32."""
-    return cells.str.strip_chars().cast(pl.Float64, strict=False).cast(pl.Float32)
+    """float64, so that a timestamp keeps its seconds until its mean is subtracted: null where a cell is missing or no
+    number."""
+    return cells.str.strip_chars().cast(pl.Float64, strict=False)
 
 
 def _first(wrong: pl.Series, cells: pl.Series, start: int) -> Cell | None:
@@ -45,8 +46,8 @@ def first_text(cells: pl.Series, numbers: pl.Series, start: int) -> Cell | None:
 
 
 def first_infinite(cells: pl.Series, numbers: pl.Series, start: int) -> Cell | None:
-    """The first cell whose number is not finite."""
-    return _first(~numbers.is_finite().fill_null(True), cells, start)
+    """The first cell whose number is not finite, or beyond what the network's 32 bits can hold."""
+    return _first(~numbers.cast(pl.Float32).is_finite().fill_null(True), cells, start)
 
 
 def not_a_number(sheet: Sheet, name: str, cell: Cell) -> DatasetInvalid:
@@ -134,7 +135,7 @@ class FeatureColumn:
             "numbers.",
         )
 
-    def encode(self, start: int, cells: pl.Series, sheet: Sheet) -> NDArray[np.float32]:
+    def encode(self, start: int, cells: pl.Series, sheet: Sheet) -> NDArray[np.float64]:
         """[n]: numbers, or codes of categories, -1 for one that is not known; NaN where the cell is missing.
 
         Raises:
@@ -142,7 +143,7 @@ class FeatureColumn:
         """
         if self.categorical:
             codes = {label: code for code, label in enumerate(self.categories)}
-            coded = cells.replace_strict(codes, default=-1, return_dtype=pl.Float32)
+            coded = cells.replace_strict(codes, default=-1, return_dtype=pl.Float64)
             return coded.set(cells.is_null(), None).to_numpy()
         numbers = numbers_in(cells)
         if text := first_text(cells, numbers, start):
@@ -175,7 +176,7 @@ class TargetColumn:
         self._sheet, self._name = sheet, name
         self._codes_of: dict[str, int] = {}
         self._codes: list[NDArray[np.int64]] = []
-        self._numbers: list[NDArray[np.float32]] = []
+        self._numbers: list[NDArray[np.float64]] = []
         self._text: Cell | None = None
         self._infinite: Cell | None = None
         self._integers = True
@@ -210,12 +211,14 @@ class TargetColumn:
         """Whether these are classes.
 
         Raises:
-            DatasetInvalid: they are, and too many.
+            DatasetInvalid: they are, and too many, or too long.
         """
         few = len(self._codes_of) <= targets.MAX_INTEGER_CLASSES
         found = forced or self._text is not None or (self._integers and few)
         if found and len(self._codes_of) > targets.MAX_CLASSES:
             raise targets.too_many_classes(self._name, len(self._codes_of))
+        if found:
+            targets.check_labels(self._name, self._codes_of)
         return found
 
     def codes(self, labels: tuple[str, ...]) -> NDArray[np.int64]:
@@ -242,4 +245,4 @@ class TargetColumn:
             raise not_a_number(self._sheet, self._name, self._text)
         if self._infinite is not None:
             raise non_finite(self._sheet, self._name, self._infinite)
-        return np.concatenate(self._numbers)
+        return np.concatenate(self._numbers).astype(np.float32)

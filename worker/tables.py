@@ -3,7 +3,7 @@
     file ──sheets──► every row as long as the header
          ──target──► classes or numbers, and which rows are test
          ──survey──► kind of each feature, its categories
-         ──encode──► x float32 [N, features] on disk
+         ──encode──► x float64 [N, features] on disk
 
 Each arrow is a walk over the file. What is kept in memory is one batch, the target and the categories, however large
 the file is.
@@ -114,10 +114,10 @@ def _feature_names(order: IngestFile, sheet: Sheet) -> tuple[str, ...]:
         raise DatasetInvalid(
             "no_features", "A column besides the target must be left to predict from. Received: none. Ignore fewer."
         )
-    if sheet.n * len(names) * 4 > limit:
+    if sheet.n * len(names) * 8 > limit:
         raise DatasetInvalid(
             "too_large",
-            f"The table must take at most {limit:,} bytes as float32. Received: {sheet.n:,} rows of {len(names):,} "
+            f"The table must take at most {limit:,} bytes as float64. Received: {sheet.n:,} rows of {len(names):,} "
             "features. Upload fewer, or raise GAMMABETA_INGEST_DECODED_BYTES.",
         )
     return names
@@ -148,7 +148,7 @@ def _write(
     with ExitStack() as open_files:
         writers = {
             split: open_files.enter_context(
-                ArrayWriter(order.scratch / f"{split}-x.npy", dtype="<f4", shape=(int(mine.sum()), len(columns)))
+                ArrayWriter(order.scratch / f"{split}-x.npy", dtype="<f8", shape=(int(mine.sum()), len(columns)))
             )
             for split, mine in rows.items()
         }

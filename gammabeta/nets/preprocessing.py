@@ -221,19 +221,20 @@ class _Table(Preprocess):
         self.only_numbers = len(numbers) == len(fitted.columns)
         self.keep("numeric", [at for at, _ in numbers], torch.int64)
         self.keep("numeric_place", [starts[at] for at, _ in numbers], torch.int64)
-        self.keep("fill", [float("nan") if c.fill is None else c.fill for _, c in numbers])
-        self.keep("offset", [c.offset for _, c in numbers])
-        self.keep("scale", [c.scale for _, c in numbers])
+        # float64 until the offset is gone: of a timestamp in float32, two minutes would be left.
+        self.keep("fill", [float("nan") if c.fill is None else c.fill for _, c in numbers], torch.float64)
+        self.keep("offset", [c.offset for _, c in numbers], torch.float64)
+        self.keep("scale", [c.scale for _, c in numbers], torch.float64)
         self.keep("categorical", [at for at, _ in words], torch.int64)
         self.keep("start", [starts[at] for at, _ in words], torch.int64)
         self.keep("last", [c.width - 1 for _, c in words], torch.int64)
         self.keep("missing_code", [len(c.categories) if c.missing_indicator else -1 for _, c in words], torch.int64)
 
     def forward(self, raw: Tensor) -> Tensor:
-        x = raw.float()
+        x = raw.double()
         if self.only_numbers:
             return self._numbers(x)
-        row = x.new_zeros(len(x), self.width)
+        row = torch.zeros(len(x), self.width, device=x.device)
         row.index_copy_(1, self.numeric_place, self._numbers(x.index_select(1, self.numeric)))
         codes = x.index_select(1, self.categorical)
         codes = torch.where(codes.isnan(), self.missing_code, codes).long()
@@ -241,7 +242,7 @@ class _Table(Preprocess):
         return row.scatter_(1, self.start + place, (codes == place).float())
 
     def _numbers(self, x: Tensor) -> Tensor:
-        return (torch.where(x.isnan(), self.fill, x) - self.offset) / self.scale
+        return ((torch.where(x.isnan(), self.fill, x) - self.offset) / self.scale).float()
 
 
 class _Array(Preprocess):

@@ -4,10 +4,13 @@ service may say more than an older client knows)."""
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
+from pydantic_core.core_schema import no_info_before_validator_function
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
@@ -36,6 +39,25 @@ def _check_name(value: str) -> str:
 
 Name = Annotated[str, AfterValidator(_check_name), Field(json_schema_extra={"pattern": NAME_PATTERN})]
 """The name of a dataset, a model or a layer."""
+
+
+@dataclass(frozen=True)
+class AtMost:
+    """The longest list that is looked into: pydantic's own `max_length` counts after complaining of each element."""
+
+    length: int
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return no_info_before_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return handler(schema) | {"maxItems": self.length}
+
+    def _check(self, value: Any) -> Any:
+        if isinstance(value, list | tuple) and len(value) > self.length:
+            context = {"most": self.length, "length": len(value)}
+            raise PydanticCustomError("too_long", "must have at most {most} entries; this has {length}", context)
+        return value
 
 
 def not_supported(what: str, instead: str, *, key: str | None = None) -> PydanticCustomError:

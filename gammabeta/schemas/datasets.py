@@ -62,7 +62,7 @@ class ArrayFile(Answer):
 
 
 class SplitFiles(Answer):
-    """`x`: [N, columns] float32 for a table (categories as codes, NaN missing), [N, *shape] for an array or image.
+    """`x`: [N, columns] float64 for a table (categories as codes, NaN missing), [N, *shape] for an array or image.
     `y`: [N] int64 class codes or float32 numbers."""
 
     n: int

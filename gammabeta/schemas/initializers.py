@@ -7,7 +7,7 @@ they are refused here.
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -41,16 +41,20 @@ _CONFIG: dict[str, frozenset[str]] = {
 _SCALED = frozenset({"seed"})
 
 
+Single: TypeAlias = Annotated[float, Field(ge=-1e38, le=1e38)]
+"""A number that float32 holds."""
+
+
 class Initializer(Request):
     """How a parameter of shape `[C]` starts. Unused numbers keep their defaults."""
 
     name: InitializerName
-    value: float = 0.0
+    value: Single = 0.0
     """`constant`: every element."""
-    mean: float = 0.0
-    stddev: float = Field(default=0.05, ge=0)
-    minval: float = -0.05
-    maxval: float = 0.05
+    mean: Single = 0.0
+    stddev: Single = Field(default=0.05, ge=0)
+    minval: Single = -0.05
+    maxval: Single = 0.05
     seed: int | None = None
     """None: drawn from the job's seed."""
 

@@ -13,7 +13,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, JsonValue, Tag, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from gammabeta.schemas.base import Answer, Name, Request, not_supported, refuse_not_yet
@@ -55,8 +55,26 @@ class Resources(Request):
     devices: Literal[1] = 1
 
 
+EXAMPLE: dict[str, JsonValue] = {
+    "kind": "train",
+    "dataset": "digits",
+    "model": "digits",
+    "network": {"preset": "mlp", "hidden": [64], "batch_norm": {"momentum": 0.9}, "activation": "relu"},
+    "preprocessing": {"image": "standard"},
+    "training": {
+        "epochs": 10,
+        "batch_size": 32,
+        "optimizer": {"name": "adam", "learning_rate": 0.001},
+        "schedule": {"name": "cosine", "warmup_steps": 20},
+        "early_stopping": {"metric": "val_loss", "patience": 3},
+    },
+}
+
+
 class TrainRequest(Request):
     """Train `network` on `dataset` and publish the result as a new version of `model`."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
 
     kind: Literal["train"] = "train"
     dataset: str = Field(min_length=1, max_length=64)
@@ -90,7 +108,7 @@ KINDS_NOT_YET = frozenset({"evaluate", "predict", "recalibrate", "compare", "exp
 
 
 def _refuse_kinds_not_yet(value: Any) -> Any:
-    if isinstance(value, dict) and value.get("kind") in KINDS_NOT_YET:
+    if isinstance(value, dict) and isinstance(value.get("kind"), str) and value["kind"] in KINDS_NOT_YET:
         raise not_supported(f"a job of kind '{value['kind']}'", 'Write "kind": "train".', key="kind")
     return value
 
@@ -102,7 +120,7 @@ def _job_kind(value: Any) -> str | None:
 
 JobRequest: TypeAlias = Annotated[
     Annotated[TrainRequest, Tag("train")],
-    Discriminator(_job_kind, custom_error_type="kind", custom_error_message="kind must be 'train'"),
+    Discriminator(_job_kind, custom_error_type="kind", custom_error_message='must be an object with "kind": "train"'),
     BeforeValidator(_refuse_kinds_not_yet),
 ]
 

@@ -17,13 +17,15 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from gammabeta.schemas.base import Name, Request, not_supported, refuse_not_yet, wrong
+from gammabeta.schemas.base import AtMost, Name, Request, not_supported, refuse_not_yet, wrong
 from gammabeta.schemas.initializers import Initializer
 
 INPUT = "input"
 """The name by which a layer reads the data."""
 
 MAX_LAYERS = 1_000
+SMALLEST = 1e-37
+"""Of the numbers that float32 holds in full, about."""
 
 Size: TypeAlias = Annotated[int, Field(ge=1, le=1_000_000)]
 Window: TypeAlias = Annotated[int, Field(ge=1, le=1_024)]
@@ -39,7 +41,7 @@ class Layer(Request):
 
     name: Name | None = None
     """None: the type, and a number from the second on (`dense`, `dense_1`)."""
-    inputs: tuple[str, ...] | None = Field(default=None, min_length=1, max_length=64)
+    inputs: Annotated[tuple[str, ...], AtMost(64)] | None = Field(default=None, min_length=1)
     """None: the layer before."""
 
 
@@ -75,7 +77,7 @@ class BatchNorm(Layer):
     """The axis that keeps its own statistics, in API layout; axis 0 is the batch and is refused."""
     momentum: float = Field(default=0.99, ge=0, le=1)
     """The weight of the OLD moving value, as in Keras. torch's momentum is one minus this."""
-    epsilon: float = Field(default=1e-3, gt=0)
+    epsilon: float = Field(default=1e-3, gt=0, le=1_000)
     center: bool = True
     scale: bool = True
     beta_initializer: Initializer = Initializer(name="zeros")
@@ -101,6 +103,8 @@ class BatchNorm(Layer):
     def _check_axis_and_variance(self) -> BatchNorm:
         if self.axis == 0:
             raise wrong("axis", "must not be 0: that is the batch. Write -1 for the channels.")
+        if self.epsilon < SMALLEST:
+            raise wrong("epsilon", "must be at least {least:g}, or it would be 0 in float32", least=SMALLEST)
         lowest = self.moving_variance_initializer.lowest()
         if lowest is None or lowest < 0:
             raise wrong(
@@ -162,14 +166,14 @@ class Add(Layer):
     """The sum of its inputs, all of one shape."""
 
     type: Literal["add"] = "add"
-    inputs: tuple[str, ...] = Field(min_length=2, max_length=64)
+    inputs: Annotated[tuple[str, ...], AtMost(64)] = Field(min_length=2)
 
 
 class Concatenate(Layer):
     """Its inputs side by side along `axis` (API layout)."""
 
     type: Literal["concatenate"] = "concatenate"
-    inputs: tuple[str, ...] = Field(min_length=2, max_length=64)
+    inputs: Annotated[tuple[str, ...], AtMost(64)] = Field(min_length=2)
     axis: int = -1
 
 
@@ -192,7 +196,7 @@ AnyLayer: TypeAlias = Annotated[
 class LayersNetwork(Request):
     """A network written out: the last layer is the output."""
 
-    layers: tuple[AnyLayer, ...] = Field(min_length=1, max_length=MAX_LAYERS)
+    layers: Annotated[tuple[AnyLayer, ...], AtMost(MAX_LAYERS)] = Field(min_length=1)
 
 
 Placement: TypeAlias = Literal["before_activation", "after_activation", "none"]
@@ -243,7 +247,7 @@ class MlpPreset(Preset):
     """A multi-layer perceptron: dense, batch norm and activation for each hidden layer, then the output."""
 
     preset: Literal["mlp"] = "mlp"
-    hidden: tuple[Size, ...] = Field(default=(64,), min_length=1, max_length=100)
+    hidden: Annotated[tuple[Size, ...], AtMost(100)] = Field(default=(64,), min_length=1)
 
     @model_validator(mode="after")
     def _one_each(self) -> MlpPreset:
@@ -256,8 +260,8 @@ class CnnPreset(Preset):
     hidden dense layers and the output. Batch norm in a list: first those of `filters`, then those of `hidden`."""
 
     preset: Literal["cnn"] = "cnn"
-    filters: tuple[Size, ...] = Field(default=(32, 64), min_length=1, max_length=10)
-    hidden: tuple[Size, ...] = Field(default=(64,), max_length=100)
+    filters: Annotated[tuple[Size, ...], AtMost(10)] = Field(default=(32, 64), min_length=1)
+    hidden: Annotated[tuple[Size, ...], AtMost(100)] = (64,)
     kernel_size: Window = 3
 
     @model_validator(mode="after")
@@ -275,7 +279,7 @@ _PRESETS_NOT_YET = frozenset({"resnet"})
 
 
 def _refuse_presets_not_yet(value: Any) -> Any:
-    if isinstance(value, dict) and value.get("preset") in _PRESETS_NOT_YET:
+    if isinstance(value, dict) and isinstance(value.get("preset"), str) and value["preset"] in _PRESETS_NOT_YET:
         raise not_supported(f"the preset '{value['preset']}'", "Write the preset mlp or cnn, or layers.", key="preset")
     return value
 

@@ -56,7 +56,8 @@ Column: TypeAlias = Annotated[NumericColumn | CategoricalColumn, Field(discrimin
 
 
 class FittedTable(Answer):
-    """A table of columns: x: [B, columns] float32, categories as codes (-1 unseen, NaN missing) -> [B, width]."""
+    """A table of columns: x: [B, columns] float64, categories as codes (-1 unseen, NaN missing) -> [B, width]
+    float32."""
 
     kind: Literal["table"] = "table"
     columns: tuple[Column, ...]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import reprlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,11 +13,19 @@ from pydantic_core import ErrorDetails
 from gammabeta.errors import FieldError, InvalidRequest, NotSupported
 from gammabeta.schemas.base import Answer
 
+_OBJECT = "must be an object, {…}, with the fields that docs/training.md and /docs list"
 _REMEDIES = {
     "missing": "is required",
     "extra_forbidden": "is not a field here. Leave it out, or look at /docs for the fields there are",
     "json_invalid": "must be JSON",
+    "model_type": _OBJECT,
+    "model_attributes_type": _OBJECT,
+    "dict_type": _OBJECT,
+    "union_tag_not_found": 'must be an object that says which of its kinds it is, such as {"type": "dense", …} for a '
+    'layer and {"name": "adam", …} for an optimizer',
 }
+MAX_FIELDS = 20
+"""How many wrong fields an error names."""
 MAX_RECEIVED = 200
 """How many characters of a received value an error repeats."""
 
@@ -43,9 +53,10 @@ class Problem(Answer):
 def invalid(error: ValidationError | Sequence[ErrorDetails], *, within: str = "") -> InvalidRequest:
     """The error tree's form of a pydantic error. NotSupported when every complaint is that."""
     details = _without_echoes(error.errors() if isinstance(error, ValidationError) else error)
-    fields = tuple(_field(each, within) for each in details)
+    fields = tuple(_field(each, within) for each in details[:MAX_FIELDS])
     cls = NotSupported if fields and all(each.code == "not_supported" for each in fields) else InvalidRequest
-    return cls(errors=fields)
+    more = f"; and {len(details) - MAX_FIELDS:,} more" if len(details) > MAX_FIELDS else ""
+    return cls("; ".join(f"{each.field}: {each.message}" for each in fields) + more, errors=fields)
 
 
 def _without_echoes(details: Sequence[ErrorDetails]) -> list[ErrorDetails]:
@@ -88,7 +99,7 @@ def dotted(location: tuple[int | str, ...], within: str = "") -> str:
         elif not _is_tag(part, before):
             path += f".{part}" if path else part
         before = f"{before}[]" if isinstance(part, int) else part
-    return path or "body"
+    return printable(path) or "body"
 
 
 _LAYER_TAGS = frozenset(
@@ -113,11 +124,26 @@ def _is_tag(part: str, before: str) -> bool:
     return part in _TAGS.get(before, ()) or part in ("int", "constrained-int") or part.endswith("]")
 
 
+_repr = reprlib.Repr()
+_repr.maxlevel, _repr.maxdict, _repr.maxlist, _repr.maxtuple, _repr.maxstring, _repr.maxother = 4, 12, 12, 12, 80, 80
+
+
 def shortened(value: Any) -> Any:
-    """A received value small enough to repeat in an error."""
-    if isinstance(value, str | bytes) and len(value) > MAX_RECEIVED:
-        return f"{value[:MAX_RECEIVED]!r}… ({len(value):,} characters)"
-    if isinstance(value, bool | int | float | str) or value is None:
-        return value
-    text = repr(value)
-    return text if len(text) <= MAX_RECEIVED else f"{text[:MAX_RECEIVED]}…"
+    """A received value small enough to repeat in an error, and such that JSON can hold it."""
+    match value:
+        case bool() | int() | None:
+            return value
+        case float():
+            return value if math.isfinite(value) else str(value)
+        case str() | bytes() if len(value) > MAX_RECEIVED:
+            return f"{printable(str(value[:MAX_RECEIVED]))}… ({len(value):,} characters)"
+        case str():
+            return printable(value)
+        case _:
+            text = printable(_repr.repr(value))
+            return text if len(text) <= MAX_RECEIVED else f"{text[:MAX_RECEIVED]}…"
+
+
+def printable(text: str) -> str:
+    """The text without halves of surrogate pairs, which UTF-8 cannot hold."""
+    return text.encode("utf-8", "replace").decode()

@@ -21,6 +21,9 @@ from gammabeta.schemas.training import CLASS_LOSSES, SGD, Adam, AdamW, LossName,
 Task: TypeAlias = Literal["classes", "binary", "number"]
 """classes: one logit for each; binary: one logit for the second of two classes; number: one value."""
 
+FORGETFUL = 0.5
+"""Below this momentum, moving statistics are those of the last few batches, as when torch's 0.1 is written for 0.9."""
+
 COLD = 0.05
 """Above this weight of their initial values, moving statistics count as not warmed up."""
 
@@ -212,7 +215,7 @@ def dry_run(resolved: Resolved, manifest: DatasetManifest) -> DryRun:
         request=resolved.request,
         layers=tuple(_row(layer) for layer in resolved.plan.layers),
         parameters=resolved.plan.parameters,
-        memory_bytes=_memory(resolved.plan, resolved.request.training),
+        memory_bytes=memory_bytes(resolved.plan, resolved.request.training),
         steps=steps_of(resolved.request.training, manifest),
         messages=tuple(_messages(resolved, manifest)),
     )
@@ -242,7 +245,7 @@ def uses_unbiased_variance(layer: LayerPlan) -> bool:
     return isinstance(layer.spec, BatchNorm) and len(layer.output_shape) == 3 and layer.spec.axis in (1, 3)
 
 
-def _memory(plan: NetworkPlan, training: TrainingSpec) -> int:
+def memory_bytes(plan: NetworkPlan, training: TrainingSpec) -> int:
     """Bytes: parameters, gradients and optimizer slots in float32, and each activation once forward and once back."""
     match training.optimizer:
         case Adam() | AdamW():
@@ -260,6 +263,15 @@ def _messages(resolved: Resolved, manifest: DatasetManifest) -> Iterator[Message
     for index, layer in enumerate(resolved.plan.layers):
         if isinstance(layer.spec, BatchNorm):
             yield from _norm_messages(f"network.layers[{index}]", layer, specs, resolved, steps)
+    warmup = resolved.request.training.schedule.warmup_steps
+    if warmup >= steps:
+        yield Message(
+            field="training.schedule.warmup_steps",
+            severity="warning",
+            code="warmup_never_ends",
+            message=f"The run has {steps} steps, so that a warm-up of {warmup} never reaches the learning rate. Write "
+            "fewer, or train for longer.",
+        )
     if "test" not in manifest.splits:
         yield Message(
             field="dataset",
@@ -282,9 +294,18 @@ def _norm_messages(
             field=f"{field}.momentum",
             severity="warning",
             code="moving_statistics_cold",
-            message=f"After {steps} steps with momentum {norm.momentum:g}, {weight:.0%} of the moving statistics will "
-            "still be their initial values, and predictions will use them. Train for more steps, or write a momentum "
-            f"of at most {COLD ** (1 / steps):.3g}.",
+            message=f"After {steps} steps with momentum {norm.momentum:g}, {weight:.0%} of the moving statistics of "
+            f"'{layer.name}' will still be their initial values, and predictions will use them. Train for more steps, "
+            f"or write a momentum of at most {COLD ** (1 / steps):.3g}.",
+        )
+    if norm.trainable and norm.momentum < FORGETFUL:
+        yield Message(
+            field=f"{field}.momentum",
+            severity="warning",
+            code="momentum_forgets",
+            message=f"Momentum is the weight of the old value here, as in Keras: with {norm.momentum:g}, "
+            f"'{layer.name}' forgets all but the last batches. torch's {norm.momentum:g} is {1 - norm.momentum:g} "
+            "here.",
         )
     feeder = specs.get(layer.inputs[0])
     if feeder and isinstance(feeder.spec, Dense | Conv2D) and feeder.spec.use_bias and norm.center:

@@ -109,7 +109,7 @@ async def upload_dataset(
 ) -> Response:
     """Send a file as the raw body (`curl -X POST -T FILE URL`). It is read by a job of its own: the data set is
     `validating` until that has ended, then `ready` or `failed`."""
-    check_media_type(request, uploads.MEDIA_TYPES)
+    check_media_type(request, uploads.MEDIA_TYPES, remedy="Send the file as the raw body: curl -X POST -T FILE URL.")
     place = context.blobs.upload_path(new_id("ds"))
     async with uploads.received(request, context, place.with_suffix(".part")) as file:
         answer = await context.in_thread(_create, context, query, file, idempotency_key, place.name)

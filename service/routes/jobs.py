@@ -27,8 +27,8 @@ from gammabeta.schemas.jobs import (
     TrainRequest,
 )
 from gammabeta.schemas.problems import invalid
+from gammabeta.schemas.resolution import Resolved, memory_bytes, resolve
 from gammabeta.schemas.resolution import dry_run as dry_run_of
-from gammabeta.schemas.resolution import resolve
 from gammabeta.store import datasets, events, jobs, listing
 from gammabeta.store.engine import Session
 from gammabeta.store.tables import DEFAULT_PROJECT, DatasetRow, JobRow
@@ -74,8 +74,17 @@ class JobQuery(PageQuery):
             match = _METADATA.fullmatch(key)
             if match is None:
                 raise InvalidRequest.of(key, "is not a parameter here. Leave it out, or look at /docs", value)
+            if not isinstance(value, str):
+                raise InvalidRequest.of(key, "must be given once", value)
             found[match[1]] = value
         return found
+
+
+class SubmitQuery(Schema):
+    """How to take the request."""
+
+    dry_run: bool = False
+    """Say what would happen, and queue nothing."""
 
 
 class EventQuery(Schema):
@@ -96,15 +105,17 @@ class MetricsQuery(Schema):
 
 
 @router.post("", status_code=202, response_model=Job, responses={200: {"model": DryRun}})
-def submit_job(context: Ctx, body: JsonBody, idempotency_key: IdempotencyKey = None, dry_run: bool = False) -> Response:
+def submit_job(
+    context: Ctx, body: JsonBody, query: Annotated[SubmitQuery, Query()], idempotency_key: IdempotencyKey = None
+) -> Response:
     """Queue a job. With `dry_run=true` nothing is queued: the answer is the request with every `auto` resolved, the
     table of layers, and remarks."""
     request = _validated(body)
-    if dry_run:
+    if query.dry_run:
         return Response(_dry_run(context, request).model_dump_json(), media_type="application/json")
     digest = hashlib.sha256(b"POST /v1/jobs\n" + canonical(body)).hexdigest()
     with context.database.write() as session:
-        answer = once(session, idempotency_key, digest, lambda: _submit(session, request))
+        answer = once(session, idempotency_key, digest, lambda: _submit(context, session, request))
     return accepted(answer, f"/v1/jobs/{answer['id']}")
 
 
@@ -154,6 +165,8 @@ def job_events(
     after = query.after if last_event_id is None else last_event_id
     with context.database.read() as session:
         job = jobs.get(session, DEFAULT_PROJECT, job_id)
+        if after and not events.events_of(session, job_id, after=after - 1, limit=1):
+            after = 0  # behind the newest event there is: such a reader would wait for ever
         streamed, ended = EVENT_STREAM in accept, JobState(job.state).terminal
         limit = WHOLE_HISTORY if streamed else query.limit + 1
         found = [] if streamed and not ended else events.events_of(session, job_id, after=after, limit=limit)
@@ -186,12 +199,25 @@ def _validated(body: Any) -> TrainRequest:
 def _dry_run(context: Context, request: TrainRequest) -> DryRun:
     with context.database.read() as session:
         row, manifest = _ready_dataset(session, request.dataset)
-    return dry_run_of(resolve(request, dataset_id=row.id, manifest=manifest), manifest)
+    return dry_run_of(_resolved(context, request, row, manifest), manifest)
 
 
-def _submit(session: Session, request: TrainRequest) -> dict[str, Any]:
+def _resolved(context: Context, request: TrainRequest, row: DatasetRow, manifest: DatasetManifest) -> Resolved:
+    """The request that can run, if a worker's memory may be taken to hold it."""
+    resolved, limit = resolve(request, dataset_id=row.id, manifest=manifest), context.settings.max_job_memory_bytes
+    needed = memory_bytes(resolved.plan, request.training)
+    if needed > limit:
+        message = (
+            f"must need at most {limit / 1e9:,.0f} GB to train, as estimated. Write a smaller batch_size or network, "
+            "or raise GAMMABETA_MAX_JOB_MEMORY_BYTES."
+        )
+        raise InvalidRequest.of("network", message, f"{needed / 1e9:,.0f} GB")
+    return resolved
+
+
+def _submit(context: Context, session: Session, request: TrainRequest) -> dict[str, Any]:
     dataset, manifest = _ready_dataset(session, request.dataset)
-    resolved = resolve(request, dataset_id=dataset.id, manifest=manifest).request
+    resolved = _resolved(context, request, dataset, manifest).request
     row = jobs.submit(
         session,
         jobs.NewJob(

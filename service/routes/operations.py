@@ -32,12 +32,14 @@ class VersionAnswer(Answer):
     api: Literal["v1"] = "v1"
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz")
 async def healthz() -> Health:
     """The process lives."""
     return Health()
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz")
 def readyz(context: Ctx) -> Health:
     """Database, migrations and blobs are fine; else 503 with what is not."""

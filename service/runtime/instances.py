@@ -4,14 +4,15 @@
     {"instances": [[39, "Private"], …]}                          table: lists in the order of the columns
     {"instances": [[[0, 255, …], …], …]}  or flat                array, image: the feature's shape, or flat
 
-gives x: float32 of shape [B, columns], categories as codes (-1 where unseen) and NaN where missing, or [B, *shape].
+gives x: float64 [B, columns], categories as codes (-1 where unseen) and NaN where missing, or float32 [B, *shape].
 What is wrong is looked for only after numpy has refused, so that right bodies do not pay for it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
@@ -30,8 +31,9 @@ from gammabeta.schemas.preprocessing import (
 from gammabeta.schemas.problems import shortened
 from service.bodies import parsed
 
-Floats: TypeAlias = NDArray[np.float32]
+Floats: TypeAlias = NDArray[np.floating[Any]]
 
+NUMBERS = frozenset({int, float, bool})
 MISSING = math.nan
 UNSEEN = -1.0
 SHOWN = 20
@@ -69,7 +71,7 @@ def _instances(value: Any) -> list[Any]:
 
 def _table(instances: list[Any], columns: Sequence[Column]) -> Floats:
     read_column = _by_name(instances, columns) if isinstance(instances[0], dict) else _by_place(instances, columns)
-    x = np.empty((len(instances), len(columns)), dtype=np.float32)
+    x = np.empty((len(instances), len(columns)), dtype=np.float64)
     for index, column in enumerate(columns):
         values = read_column(index)
         x[:, index] = _numbers(values, column) if isinstance(column, NumericColumn) else _codes(values, column)
@@ -115,21 +117,22 @@ def _numbers(values: list[Any], column: NumericColumn) -> Floats:
             row = values.index(None)
             _fail(row, column.name, "must be a number: the model was trained without missing values", None)
         missing = np.fromiter((value is None for value in values), dtype=bool, count=len(values))
-        numbers = _as_floats([0 if value is None else value for value in values])
+        numbers = np.array([0 if value is None else value for value in values], dtype=np.float64)
     else:
-        missing, numbers = None, _as_floats(values)
-    if not np.isfinite(numbers).all():
-        row = int(np.flatnonzero(~np.isfinite(numbers))[0])
+        missing, numbers = None, np.array(values, dtype=np.float64)
+    beyond = ~np.isfinite(_as_float32(numbers))
+    if beyond.any():
+        row = int(np.flatnonzero(beyond)[0])
         _fail(row, column.name, "must be finite, also as float32. Send null where the value is missing", values[row])
     if missing is not None:
         numbers[missing] = MISSING
     return numbers
 
 
-def _as_floats(values: list[Any]) -> Floats:
-    """A number too large for float32 becomes infinite, which is refused after this."""
+def _as_float32(values: NDArray[Any]) -> NDArray[np.float32]:
+    """A number too large for it becomes infinite, which is refused after this."""
     with np.errstate(over="ignore"):
-        return np.array(values, dtype=np.float64).astype(np.float32)
+        return np.asarray(values, dtype=np.float32)
 
 
 def _codes(values: list[Any], column: CategoricalColumn) -> Floats:
@@ -141,7 +144,7 @@ def _codes(values: list[Any], column: CategoricalColumn) -> Floats:
             values[row] = str(values[row])
         elif kind is not str and values[row] is not None:
             _fail(row, column.name, "must be a string (a category), or null where it is missing", values[row])
-    return np.fromiter((code_of.get(value, UNSEEN) for value in values), dtype=np.float32, count=len(values))
+    return np.fromiter((code_of.get(value, UNSEEN) for value in values), dtype=np.float64, count=len(values))
 
 
 # ── arrays and images ──
@@ -149,29 +152,37 @@ def _codes(values: list[Any], column: CategoricalColumn) -> Floats:
 
 def _arrays(instances: list[Any], shape: tuple[int, ...]) -> Floats:
     """`true` counts as 1, as in the bool arrays that may be trained on."""
-    wide = _tried(instances)
-    if wide is None or not _fits(wide.shape[1:], shape):
+    wide = _tried(instances, shape)
+    if wide is None:
         for row, instance in enumerate(instances):
             _explain(row, instance, shape)
-        wide = np.array(instances, dtype=np.float64)
-    with np.errstate(over="ignore"):
-        x = np.asarray(wide, dtype=np.float32).reshape(len(instances), *shape)
+        raise InvalidRequest.of("instances", _wanted(shape), "instances that differ")
+    x = _as_float32(wide).reshape(len(instances), *shape)
     if not np.isfinite(x).all():
         row = int(np.flatnonzero(~np.isfinite(x.reshape(len(x), -1)).all(axis=1))[0])
         _fail(row, None, "must hold finite numbers only, also as float32", instances[row])
     return x
 
 
-def _tried(instances: list[Any]) -> NDArray[Any] | None:
-    try:
-        array = np.array(instances)
-    except ValueError:
+def _tried(instances: list[Any], shape: tuple[int, ...]) -> NDArray[np.float64] | None:
+    """[B, *shape] or [B, numbers]; None where something is wrong."""
+    if not all(isinstance(each, list) for each in instances):
         return None
-    return array if array.dtype.kind in "biuf" else None
+    try:
+        # Named float64, numpy makes no array of texts, of which each would be as wide as the widest; but it reads "1".
+        array = np.array(instances, dtype=np.float64)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    if array.shape[1:] not in (shape, (math.prod(shape),)):
+        return None
+    leaves: Iterable[Any] = instances
+    for _ in array.shape[1:]:
+        leaves = chain.from_iterable(leaves)
+    return array if NUMBERS.issuperset(map(type, leaves)) else None
 
 
-def _fits(given: tuple[int, ...], shape: tuple[int, ...]) -> bool:
-    return given in (shape, (math.prod(shape),))
+def _wanted(shape: tuple[int, ...]) -> str:
+    return f"must be nested lists of shape {list(shape)}, or a flat list of {math.prod(shape)} numbers"
 
 
 def _explain(row: int, instance: Any, shape: tuple[int, ...]) -> None:
@@ -179,22 +190,28 @@ def _explain(row: int, instance: Any, shape: tuple[int, ...]) -> None:
     if isinstance(instance, dict) and "b64" in instance:
         message = "an image as 'b64' is not supported yet. Send its pixels as nested lists."
         raise NotSupported.of(f"instances[{row}]", message, shortened(instance))
-    wanted = f"must be nested lists of shape {list(shape)}, or a flat list of {math.prod(shape)} numbers"
-    for where, value in _leaves(instance, ""):
-        if type(value) not in (int, float, bool):
+    if isinstance(instance, list) and len(instance) not in (shape[0], math.prod(shape)):
+        _fail(row, None, _wanted(shape), f"a list of {len(instance)}")
+    for where, value in _leaves(instance, "", len(shape)):
+        if isinstance(value, list):
+            _fail(row, None, _wanted(shape), "lists that are nested deeper")
+        if type(value) not in NUMBERS:
             _fail(row, where, "must be a number", value)
     try:
         given = np.shape(instance)
     except ValueError:
-        _fail(row, None, wanted, "lists of different lengths")
-    if not _fits(given, shape):
-        _fail(row, None, wanted, f"shape {list(given)}")
+        _fail(row, None, _wanted(shape), "lists of different lengths")
+    if given not in (shape, (math.prod(shape),)):
+        _fail(row, None, _wanted(shape), f"shape {list(given)}")
 
 
-def _leaves(value: Any, where: str) -> list[tuple[str, Any]]:
-    if not isinstance(value, list):
-        return [(where, value)]
-    return [leaf for index, each in enumerate(value) for leaf in _leaves(each, f"{where}[{index}]")]
+def _leaves(value: Any, where: str, depth: int) -> Iterator[tuple[str, Any]]:
+    """What stands in the lists, down to so many levels."""
+    if depth == 0 or not isinstance(value, list):
+        yield where, value
+    else:
+        for index, each in enumerate(value):
+            yield from _leaves(each, f"{where}[{index}]", depth - 1)
 
 
 def _fail(row: int, column: str | None, message: str, received: Any) -> NoReturn:

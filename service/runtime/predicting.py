@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from gammabeta.errors import InvalidRequest
 from service.runtime import instances
+from service.runtime.instances import Floats
 from service.runtime.loading import LoadedVersion
 
 ROWS_AT_ONCE = 512
@@ -61,7 +62,7 @@ def predict(loaded: LoadedVersion, body: bytes) -> tuple[int, bytes]:
     return len(x), orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def scores_of(loaded: LoadedVersion, x: NDArray[np.float32]) -> NDArray[np.float32]:
+def scores_of(loaded: LoadedVersion, x: Floats) -> NDArray[np.float32]:
     """`[B, classes]`, or `[B]` values.
 
     Raises:

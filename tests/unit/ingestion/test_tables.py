@@ -30,7 +30,7 @@ def test_a_column_with_a_text_is_categorical_in_sorted_order_with_counts(ingest_
 def test_rows_hold_numbers_codes_and_nan_for_what_is_missing(ingest_file: Ingest) -> None:
     read = ingest_file.csv(MIXED)
     np.testing.assert_array_equal(read.x(), np.array([[10, 1], [20, 0], [np.nan, 1], [40, np.nan]], dtype=np.float32))
-    assert read.x().dtype == np.float32
+    assert read.x().dtype == np.float64
     assert read.y().tolist() == [0, 1, 0, 1]
     assert read.y().dtype == np.int64
 
@@ -40,7 +40,7 @@ def test_the_manifest_names_each_array_by_the_hash_of_its_file(ingest_file: Inge
     described = read.manifest.splits["train"].x
     data = (read.folder / "train-x.npy").read_bytes()
     assert (described.sha256, described.bytes) == (hashlib.sha256(data).hexdigest(), len(data))
-    assert (described.dtype, described.shape) == ("float32", (4, 2))
+    assert (described.dtype, described.shape) == ("float64", (4, 2))
 
 
 def test_categorical_and_ignore_override_what_is_inferred(ingest_file: Ingest) -> None:
@@ -209,3 +209,10 @@ def test_a_second_file_that_does_not_fit_is_refused(ingest_file: Ingest, text: s
     with pytest.raises(Exception, match=part) as caught:
         ingest_file.csv(text, existing=first)
     assert caught.value.reason == code  # type: ignore[attr-defined]
+
+
+def test_timestamps_keep_their_seconds(ingest_file: Ingest) -> None:
+    rows = [f"{1_700_000_000 + second},{second % 2}" for second in range(200)]
+    read = ingest_file.csv("at,y\n" + "\n".join(rows) + "\n")
+    assert len(np.unique(read.x())) == 200
+    assert read.manifest.features[0].max == 1_700_000_199

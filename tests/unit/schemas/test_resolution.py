@@ -173,3 +173,17 @@ def test_dry_run_shows_both_momenta_and_the_variance_estimator() -> None:
 def test_dry_run_mentions_a_missing_test_split() -> None:
     data = manifest(test=False)
     assert "no_test_split" in {each.code for each in dry_run(resolved(data), data).messages}
+
+
+def test_dry_run_warns_of_torchs_momentum() -> None:
+    network = {"preset": "mlp", "batch_norm": {"momentum": 0.1}}
+    said = dry_run(resolved(manifest(), network=network), manifest())
+    (warning,) = [each for each in said.messages if each.code == "momentum_forgets"]
+    assert "torch's 0.1 is 0.9 here" in warning.message
+    assert "momentum_forgets" not in {each.code for each in dry_run(resolved(manifest()), manifest()).messages}
+
+
+def test_dry_run_warns_of_a_warm_up_without_end() -> None:
+    training = {"epochs": 4, "schedule": {"name": "constant", "warmup_steps": 500}}
+    said = dry_run(resolved(manifest(), training=training), manifest())
+    assert "warmup_never_ends" in {each.code for each in said.messages}

@@ -37,7 +37,7 @@ def refused(rows: Any, fitted: Any = TABLE) -> tuple[str, str]:
 
 def test_records_are_read_by_column_name() -> None:
     x = read([{"hours": 40, "age": 39.5, "work": "State"}, {"age": 20, "work": "Private", "hours": 1}])
-    assert x.dtype == np.float32
+    assert x.dtype == np.float64
     np.testing.assert_array_equal(x, [[39.5, 2, 40], [20, 1, 1]])
 
 
@@ -106,8 +106,8 @@ def test_true_and_false_are_pixels_as_in_training() -> None:
     ("row", "field", "words"),
     [
         ([[1, 2, 3], [4, 5]], "instances[1]", "different lengths"),
-        ([[1, 2], [3, 4], [5, 6]], "instances[1]", "shape [3, 2]"),
-        ([1, 2, 3], "instances[1]", "shape [3]"),
+        ([[1, 2], [3, 4], [5, 6]], "instances[1]", "a list of 3"),
+        ([1, 2, 3], "instances[1]", "a list of 3"),
         ([[1, 2, "3"], [4, 5, 6]], "instances[1][0][2]", "must be a number"),
         ([[1, 2, None], [4, 5, 6]], "instances[1][0][2]", "must be a number"),
         ([[1, 2, NAN], [4, 5, 6]], "instances[1]", "finite"),
