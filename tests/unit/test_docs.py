@@ -7,7 +7,10 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
+from pydantic import TypeAdapter
 
+from gammabeta.schemas.jobs import JobRequest
 from tests.unit.settings_page import page
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,3 +56,30 @@ def test_links_lead_somewhere(document: Path) -> None:
 def test_tests_that_a_page_names_exist(document: Path) -> None:
     for name in re.findall(r"`(tests/[\w/.]+)", document.read_text()):
         assert (ROOT / name).exists(), f"{document.name} names {name}"
+
+
+def test_each_remark_of_the_dry_run_is_explained() -> None:
+    source = (ROOT / "gammabeta/schemas/resolution.py").read_text()
+    told = (ROOT / "docs/training.md").read_text()
+    codes = re.findall(r'code="(\w+)"', source)
+    assert len(codes) > 3
+    assert [code for code in codes if f"`{code}`" not in told] == []
+
+
+def test_job_of_the_training_page_is_taken_as_it_stands() -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/training.md").read_text(), re.DOTALL)
+    taken = TypeAdapter(JobRequest).validate_python(yaml.safe_load(text))
+    assert taken.training.schedule.warmup_steps == 100
+
+
+def test_each_layer_and_optimizer_is_on_the_training_page() -> None:
+    told = (ROOT / "docs/training.md").read_text()
+    schema = TypeAdapter(JobRequest).json_schema()["$defs"]
+    names = [
+        each["properties"][key]["const"]
+        for each in schema.values()
+        for key in ("type", "name", "preset")
+        if "const" in each.get("properties", {}).get(key, {})
+    ]
+    assert len(names) > 15
+    assert [name for name in names if f"`{name}`" not in told] == []
