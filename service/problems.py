@@ -125,7 +125,7 @@ async def _router_error(request: Request, error: Exception) -> Response:
 def _methods(request: Request) -> list[str]:
     """All that this path takes; the router names those of the first route that it finds."""
     routes = request.app.routes
-    asked = {method: request.scope | {"method": method} for method in ("DELETE", "GET", "HEAD", "POST", "PUT")}
+    asked = {method: {**request.scope, "method": method} for method in ("DELETE", "GET", "HEAD", "POST", "PUT")}
     return [each for each, scope in asked.items() if any(route.matches(scope)[0] is Match.FULL for route in routes)]
 
 

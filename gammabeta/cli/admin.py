@@ -10,9 +10,11 @@ as long to load as everything else together, and no other command needs them.
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import sys
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Annotated
 
 import typer
@@ -21,7 +23,7 @@ from gammabeta import __version__
 from gammabeta.cli import show
 from gammabeta.cli.failures import SchemaOutdated
 from gammabeta.cli.processes import Program, Programs, stop_signals
-from gammabeta.cli.settings import UpSettings, environment
+from gammabeta.cli.settings import environment, from_environment
 from gammabeta.client.client import Client
 from gammabeta.errors import InvalidRequest
 
@@ -40,17 +42,17 @@ def up(
     ] = None,
 ) -> None:
     """Start the service and a worker, and keep both alive until Ctrl-C."""
-    settings = UpSettings()
-    host = host or settings.host
+    settings = from_environment()
+    host = loopback(host or settings.host)
     port = free_port(host, settings.port if port is None else port)
-    home = home.expanduser().absolute() if home else settings.folder
+    home = writable(home.expanduser().absolute() if home else settings.folder)
     _migrate(home)
     variables = environment(home=home, host=host, port=port)
     programs = [
         Program(name=name, command=[sys.executable, "-P", "-m", name], environment=variables)
         for name in ("service", "worker")
     ]
-    url = f"http://{'127.0.0.1' if host in ('0.0.0.0', '') else host}:{port}"  # noqa: S104
+    url = f"http://{host}:{port}"
     with stop_signals() as stopped, Programs(programs, say=show.note) as running, Client(url) as client:
         if running.wait_until(client.ready, seconds=READY_SECONDS, stopped=stopped):
             show.out(show.addresses(url, home, __version__))
@@ -61,14 +63,14 @@ def up(
 @app.command()
 def upgrade() -> None:
     """Bring the database to the newest schema."""
-    _upgrade(UpSettings().folder)
+    _upgrade(from_environment().folder)
     show.note("The database has the newest schema.")
 
 
 @app.command()
 def check() -> None:
     """Say whether the database has the newest schema; exit code 1 if not."""
-    _check(UpSettings().folder)
+    _check(from_environment().folder)
     show.note("The database has the newest schema.")
 
 
@@ -86,8 +88,7 @@ def _upgrade(home: Path) -> None:
     from gammabeta.store import migrations  # noqa: PLC0415
     from gammabeta.store.settings import StoreSettings  # noqa: PLC0415
 
-    home.mkdir(parents=True, exist_ok=True)
-    migrations.upgrade(StoreSettings(home=home).resolved_database_url)
+    migrations.upgrade(StoreSettings(home=writable(home)).resolved_database_url)
 
 
 def _check(home: Path) -> None:
@@ -101,6 +102,37 @@ def _check(home: Path) -> None:
             raise SchemaOutdated
     finally:
         database.dispose()
+
+
+def loopback(host: str) -> str:
+    """The host. The service refuses another one as well, but only after all else was set up."""
+    try:
+        local = host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        local = False
+    if not local:
+        raise InvalidRequest.of(
+            "--host",
+            "must be a loopback address, such as 127.0.0.1, since there are no API keys yet and whoever reaches the "
+            "service may use it. To serve others, put a proxy that asks for credentials before it, and name it in "
+            "GAMMABETA_ALLOWED_HOSTS.",
+            host,
+        )
+    return host
+
+
+def writable(home: Path) -> Path:
+    """The home, which is made where it does not exist."""
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=home):
+            return home
+    except OSError as exc:
+        raise InvalidRequest.of(
+            "the home",
+            "must be a folder that can be written. Set --home or GAMMABETA_HOME.",
+            f"{home}: {exc.strerror}",
+        ) from exc
 
 
 def free_port(host: str, port: int) -> int:

@@ -8,15 +8,9 @@ from typing import Annotated, Literal
 import typer
 
 from gammabeta.cli import show
-from gammabeta.cli.options import AsJson, Limit, Url, connect
+from gammabeta.cli.options import AsJson, Limit, ListByDefault, Url, connect
 
-app = typer.Typer(help="Upload, list, show and delete data sets.")
-
-
-@app.callback(invoke_without_command=True)
-def default(context: typer.Context) -> None:
-    if context.invoked_subcommand is None:
-        list_()
+app = typer.Typer(cls=ListByDefault, help="Upload, list, show and delete data sets.")
 
 
 @app.command()
@@ -69,7 +63,7 @@ def show_(dataset: str, as_json: AsJson = False, url: Url = None) -> None:
 
 @app.command()
 def delete(dataset: str, url: Url = None) -> None:
-    """Delete a data set that no job uses."""
+    """Delete a data set that no queued or running job uses; models trained on it stay."""
     with connect(url) as client:
         client.datasets.delete(dataset)
     show.note(f"Deleted {dataset}.")

@@ -9,17 +9,13 @@ import typer
 import yaml
 
 from gammabeta.cli import show
-from gammabeta.cli.options import AsJson, Limit, Url, connect
+from gammabeta.cli.options import AsJson, Limit, ListByDefault, Url, connect
+from gammabeta.client.client import Client
 from gammabeta.client.waiting import JobHandle
 from gammabeta.errors import MalformedRequest
+from gammabeta.schemas.jobs import Event
 
-app = typer.Typer(help="List, show, watch and cancel jobs.")
-
-
-@app.callback(invoke_without_command=True)
-def default(context: typer.Context) -> None:
-    if context.invoked_subcommand is None:
-        list_()
+app = typer.Typer(cls=ListByDefault, help="List, show, watch and cancel jobs.")
 
 
 @app.command("list")
@@ -41,8 +37,12 @@ def list_(
 def show_(job: str, as_json: AsJson = False, url: Url = None) -> None:
     """Show a job."""
     with connect(url) as client:
-        found = client.jobs.get(job).job
-    show.as_json(found) if as_json else show.out(show.job(found))
+        handle = client.jobs.get(job)
+        if as_json:
+            show.as_json(handle.job)
+        else:
+            show.out(show.job(handle.job))
+            report(client, handle)
 
 
 @app.command()
@@ -83,7 +83,7 @@ def metrics(
 def wait(job: str, url: Url = None) -> None:
     """Wait for the end of a job, with a progress bar."""
     with connect(url) as client:
-        follow(client.jobs.get(job))
+        follow(client, client.jobs.get(job))
 
 
 def train(
@@ -102,14 +102,14 @@ def train(
             return
         handle = client.jobs.submit(request)
         if follow_:
-            follow(handle)
+            follow(client, handle)
         elif as_json:
             show.as_json(handle.job)
         else:
             show.out(f"{handle.id} is {handle.job.status}. Follow it: gammabeta jobs wait {handle.id}")
 
 
-def follow(handle: JobHandle) -> None:
+def follow(client: Client, handle: JobHandle) -> None:
     """Wait with a progress bar; Ctrl-C leaves the job alone."""
     try:
         job = handle.wait(progress=True)
@@ -120,6 +120,25 @@ def follow(handle: JobHandle) -> None:
         show.note(f"warning: {warning.message}")
     if job.version:
         show.out(f"{job.model} version {job.version} is published by {job.id}.")
+    report(client, handle)
+
+
+def report(client: Client, handle: JobHandle) -> None:
+    """What a train job that succeeded has published: its scores, and the epoch of its weights."""
+    job = handle.job
+    if not job.model or not job.version:
+        return
+    show.out("", show.scores(client.models.version(job.model, job.version).metrics))
+    if stopped := early_stop(handle):
+        show.out(show.early_stop(stopped))
+
+
+def early_stop(handle: JobHandle) -> Event | None:
+    """The event of an early stop, of the newest attempt that had one. The job must have ended."""
+    if not handle.job.request.get("training", {}).get("early_stopping"):
+        return None
+    found = [event for event in handle.events() if event.type == "stopped_early"]
+    return found[-1] if found else None
 
 
 def read_job(file: Path) -> dict[str, Any]:

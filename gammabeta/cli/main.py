@@ -15,7 +15,17 @@ from gammabeta.cli import admin, datasets, demo, jobs, models, show
 from gammabeta.cli.failures import CommandFailed
 from gammabeta.cli.options import Url, connect
 from gammabeta.client import failures
-from gammabeta.errors import GammabetaError, InvalidRequest, MalformedRequest, NotReady, ServiceUnreachable
+from gammabeta.errors import (
+    DatasetNotFound,
+    GammabetaError,
+    InvalidRequest,
+    JobNotFound,
+    MalformedRequest,
+    ModelNotFound,
+    NotReady,
+    ServiceUnreachable,
+    VersionNotFound,
+)
 
 app = typer.Typer(
     help="Train networks with batch normalization over HTTP; predict from their stored moving statistics.",
@@ -54,7 +64,22 @@ def main() -> None:
 def readable(error: GammabetaError | CommandFailed) -> str:
     """What must hold, what was received and what to do: a line for each wrong field."""
     fields = error.errors if isinstance(error, InvalidRequest) else ()
-    return "\n".join(map(failures.sentence, fields)) or error.message
+    lines = [*map(failures.sentence, fields)] or [error.message]
+    return "\n".join([*lines, *_commands(error)])
+
+
+def _commands(error: GammabetaError | CommandFailed) -> list[str]:
+    """What lists the names there are: the message speaks of routes, since not only this program reads it."""
+    match error:
+        case DatasetNotFound():
+            return ["On the command line: gammabeta datasets"]
+        case JobNotFound():
+            return ["On the command line: gammabeta jobs"]
+        case ModelNotFound():
+            return ["On the command line: gammabeta models"]
+        case VersionNotFound():
+            return ["On the command line: gammabeta models show NAME"]
+    return []
 
 
 def exit_code(error: GammabetaError | CommandFailed) -> int:

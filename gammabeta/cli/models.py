@@ -5,29 +5,30 @@ from __future__ import annotations
 import csv
 import io
 import sys
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Annotated, Any
+from zipfile import BadZipFile
 
+import numpy as np
 import orjson
 import typer
+from numpy.typing import NDArray
 
 from gammabeta.cli import show
-from gammabeta.cli.options import AsJson, Limit, Url, connect
+from gammabeta.cli.options import AsJson, Limit, ListByDefault, Url, connect
+from gammabeta.client.chunks import Rows
 from gammabeta.client.client import Client
 from gammabeta.errors import MalformedRequest
 from gammabeta.schemas.batchnorm import ARRAYS, BatchNormState
-from gammabeta.schemas.preprocessing import FittedTable
+from gammabeta.schemas.preprocessing import FittedPreprocessing, FittedTable
 
-app = typer.Typer(help="List and show models, and move their aliases.")
+app = typer.Typer(cls=ListByDefault, help="List and show models, and move their aliases.")
 batchnorm_app = typer.Typer(help="Look at the batch-norm state of a model.")
 
+ZIP = b"PK\x03\x04"
+
 AVersion = Annotated[str | None, typer.Option("--version", help="Default: the alias production, or else the newest.")]
-
-
-@app.callback(invoke_without_command=True)
-def default(context: typer.Context) -> None:
-    if context.invoked_subcommand is None:
-        list_()
 
 
 @app.command("list")
@@ -39,8 +40,17 @@ def list_(limit: Limit = 20, as_json: AsJson = False, url: Url = None) -> None:
 
 
 @app.command("show")
-def show_(model: str, version: AVersion = None, as_json: AsJson = False, url: Url = None) -> None:
+def show_(
+    model: str,
+    number: Annotated[str | None, typer.Argument(metavar="VERSION", help="Default: all.", show_default=False)] = None,
+    version: Annotated[str | None, typer.Option("--version", help="The same as VERSION.")] = None,
+    as_json: AsJson = False,
+    url: Url = None,
+) -> None:
     """Show a model and its versions, or one version."""
+    if number and version:
+        raise MalformedRequest(f"VERSION must be written once. Received: {number} and --version {version}.")
+    version = number or version
     with connect(url) as client:
         if version is None:
             found = client.models.get(model)
@@ -82,7 +92,9 @@ def _plain(state: BatchNormState) -> dict[str, Any]:
 
 def predict(
     model: str,
-    input: Annotated[str, typer.Option("--input", "-i", help="A JSON list of rows, or a csv file. '-': stdin, JSON.")],
+    input: Annotated[
+        str, typer.Option("--input", "-i", help="JSON rows, a csv file, or an npz with x or x_test. '-': stdin.")
+    ],
     version: AVersion = None,
     alias: Annotated[str | None, typer.Option(help="Predict with the version of this alias.")] = None,
     as_json: AsJson = False,
@@ -90,7 +102,7 @@ def predict(
 ) -> None:
     """Predict rows of raw values."""
     with connect(url) as client:
-        rows = _rows(client, model, input, version)
+        rows = _rows(lambda: _preprocessing(client, model, version, alias), input)
         found = client.predict(model, rows, version=version, alias=alias)
     if as_json:
         show.json({name: value for name, value in vars(found).items() if name == "classes" or len(value)})
@@ -98,33 +110,74 @@ def predict(
         show.out(show.prediction(found))
 
 
-def _rows(client: Client, model: str, source: str, version: str | None) -> list[Any]:
+def _preprocessing(client: Client, model: str, version: str | None, alias: str | None) -> FittedPreprocessing:
+    named = client.models.get(model).aliases.get(alias) if alias else None
+    return client.models.version(model, version or named).preprocessing
+
+
+def _rows(fitted: Callable[[], FittedPreprocessing], source: str) -> Rows:
+    data = _read(source)
+    if source.lower().endswith(".csv"):
+        return _csv_rows(fitted(), data)
+    if data.startswith(ZIP):
+        return _npz_rows(data)
+    rows = _json_rows(data)
+    if rows and all(isinstance(row, dict) for row in rows):
+        _note_absent(fitted(), {name for row in rows for name in row})
+    return rows
+
+
+def _read(source: str) -> bytes:
     try:
-        data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+        return sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
     except OSError as exc:
         raise MalformedRequest(f"--input must be a file that can be read. Received: {source}: {exc.strerror}.") from exc
-    if source.lower().endswith(".csv"):
-        return _csv_rows(client, model, data, version)
+
+
+def _json_rows(data: bytes) -> list[Any]:
     try:
         value = orjson.loads(data)
     except orjson.JSONDecodeError as exc:
-        raise MalformedRequest(f"--input must be JSON, or a file that ends with .csv. Received: {exc}.") from exc
+        raise MalformedRequest(
+            f"--input must be JSON, an npz file, or a file that ends with .csv. Received: {exc}."
+        ) from exc
     rows = value.get("instances") if isinstance(value, dict) else value
     if not isinstance(rows, list):
         raise MalformedRequest('--input must hold a list of rows, or {"instances": [rows]}.')
     return rows
 
 
-def _csv_rows(client: Client, model: str, data: bytes, version: str | None) -> list[dict[str, Any]]:
+def _npz_rows(data: bytes) -> NDArray[Any]:
+    """The array `x`, or else `x_test`: [N, …]."""
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            for name in ("x", "x_test"):
+                if name in arrays.files:
+                    return np.asarray(arrays[name])
+            received = ", ".join(arrays.files) or "no arrays"
+    except (ValueError, OSError, BadZipFile) as exc:
+        raise MalformedRequest(f"--input must be an npz file as numpy.savez writes it. Received: {exc}.") from exc
+    raise MalformedRequest(f"An npz file must have its rows in an array x, or x_test. Received: {received}.")
+
+
+def _csv_rows(fitted: FittedPreprocessing, data: bytes) -> list[dict[str, Any]]:
     """Rows by column name: numbers where the model has a numeric column, and nothing where a cell is empty."""
-    fitted = client.models.version(model, version).preprocessing
     if not isinstance(fitted, FittedTable):
-        raise MalformedRequest(f"A csv file goes with a model of columns. '{model}' takes {fitted.kind}s: send JSON.")
+        raise MalformedRequest(f"A csv file goes with a model of columns. This one takes {fitted.kind}s: send JSON.")
     kinds = {column.name: column.kind for column in fitted.columns}
     reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig", errors="replace")))
-    if unused := [name for name in reader.fieldnames or () if name not in kinds]:
+    header = reader.fieldnames or ()
+    if unused := [name for name in header if name not in kinds]:
         show.note(f"Columns that the model does not read: {', '.join(unused)}.")
+    _note_absent(fitted, header)
     return [{name: _cell(row[name], kinds[name]) for name in row if name in kinds} for row in reader]
+
+
+def _note_absent(fitted: FittedPreprocessing, present: Collection[str]) -> None:
+    if isinstance(fitted, FittedTable):
+        absent = [column.name for column in fitted.columns if column.name not in present]
+        if absent:
+            show.note(f"Columns that no row has, which count as missing values: {', '.join(absent)}.")
 
 
 def _cell(text: str | None, kind: str) -> str | float | None:

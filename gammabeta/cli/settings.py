@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from gammabeta.errors import InvalidRequest
+from gammabeta.schemas.problems import invalid
 
 
 class UpSettings(BaseSettings):
@@ -27,6 +31,15 @@ class UpSettings(BaseSettings):
     def folder(self) -> Path:
         """The home without `~`."""
         return self.home.expanduser().absolute()
+
+
+def from_environment() -> UpSettings:
+    """The settings. Raises InvalidRequest, with the name of the variable, where one is wrong."""
+    try:
+        return UpSettings()
+    except ValidationError as exc:
+        wrong = invalid(exc).errors
+        raise InvalidRequest(errors=tuple(replace(e, field=f"GAMMABETA_{e.field.upper()}") for e in wrong)) from exc
 
 
 def environment(*, home: Path | None = None, host: str | None = None, port: int | None = None) -> dict[str, str]:

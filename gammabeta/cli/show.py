@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gammabeta.client.predicting import Prediction
+from gammabeta.client.settings import ClientSettings
 from gammabeta.schemas.batchnorm import ARRAYS, BatchNormState, LayerState
 from gammabeta.schemas.datasets import Dataset, Feature
 from gammabeta.schemas.jobs import DryRun, Event, Job, Metrics
@@ -25,8 +26,10 @@ from gammabeta.schemas.models import Model, Version
 
 FEW_CHANNELS = 16
 """Up to so many, each channel is shown; beyond, quantiles."""
+FEW_CATEGORIES = 3
 FEW_ROWS = 50
 GAP = 4
+SCORES = ("accuracy", "macro_f1", "mae", "rmse", "r2", "loss")
 COLD = 0.05
 
 _STATUS = {
@@ -83,7 +86,15 @@ def json(value: Any) -> None:
 def addresses(url: str, home: Path, version: str) -> RenderableType:
     """Where a service that has just started is."""
     rows = {"service": url, "page": f"{url}/ui", "API": f"{url}/docs", "data": str(home)}
-    return Group("", Text(f"gammabeta {version} is up. Ctrl-C stops it.", style="bold"), _pairs(rows), "")
+    parts: list[RenderableType] = [
+        "",
+        Text(f"gammabeta {version} is up. Ctrl-C stops it.", style="bold"),
+        _pairs(rows),
+        "",
+    ]
+    if url != ClientSettings.model_fields["url"].default:
+        parts += ["In other terminals:", Text(f"export GAMMABETA_URL={url}", no_wrap=True), ""]
+    return Group(*parts)
 
 
 def datasets(found: Sequence[Dataset]) -> RenderableType:
@@ -119,8 +130,9 @@ def _kind(feature: Feature) -> str:
 
 def _values(feature: Feature) -> str:
     if feature.categories is not None:
-        most = sorted(feature.categories, key=lambda each: -each.count)[:3]
-        return f"{len(feature.categories)} categories: {', '.join(each.label for each in most)}, …"
+        labels = [each.label for each in sorted(feature.categories, key=lambda each: -each.count)]
+        rest = ["…"] if len(labels) > FEW_CATEGORIES else []
+        return f"{len(labels)} categories: {', '.join(labels[:FEW_CATEGORIES] + rest)}"
     if feature.min is None or feature.max is None:
         return ""
     spread = "" if feature.mean is None or feature.std is None else f", mean {feature.mean:.4g}, std {feature.std:.4g}"
@@ -150,7 +162,12 @@ def job(shown: Job) -> RenderableType:
         "progress": f"epoch {progress.epoch} of {progress.epochs}, step {progress.step:,} of {progress.steps:,}"
         if progress and progress.steps
         else None,
-        "metrics": "  ".join(f"{k} {v:.4f}" for k, v in progress.metrics.items()) or None if progress else None,
+        "last epoch" if shown.status == "succeeded" else "metrics": "  ".join(
+            f"{k} {v:.4f}" for k, v in progress.metrics.items()
+        )
+        or None
+        if progress
+        else None,
         "model": f"{shown.model} version {shown.version}" if shown.version else shown.model,
         "dataset": shown.dataset,
         "device": shown.device,
@@ -165,7 +182,9 @@ def job(shown: Job) -> RenderableType:
 
 def event(shown: Event) -> RenderableType:
     data = "  ".join(f"{key} {value}" for key, value in shown.data.items() if value is not None)
-    return Text.assemble((f"{shown.created_at:%H:%M:%S}  ", "dim"), (f"{shown.type:<18}", "bold"), data)
+    return Text.assemble(
+        (f"{shown.created_at.astimezone(UTC):%H:%M:%S} UTC  ", "dim"), (f"{shown.type:<18}", "bold"), data
+    )
 
 
 def metrics(shown: Metrics) -> RenderableType:
@@ -226,12 +245,32 @@ def version(shown: Version) -> RenderableType:
         "batch norm": shown.batchnorm_digest,
         "created": _time(shown.created_at),
     }
-    return _pairs(rows | {split: _scores({"test": values}) for split, values in shown.metrics.items()})
+    return Group(_pairs(rows), "", scores(shown.metrics))
+
+
+def scores(metrics: dict[str, dict[str, Any]]) -> RenderableType:
+    """A row for each split of the data, a column for each score that is one number."""
+    names = [name for name in SCORES if any(name in values for values in metrics.values())]
+    table = _table("", *(f">{name}" for name in names))
+    for split, values in metrics.items():
+        table.add_row(split, *(_score(values.get(name)) for name in names))
+    return table
+
+
+def _score(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, int | float) else "–"
+
+
+def early_stop(shown: Event) -> str:
+    """After which epoch a job stopped, and of which epoch its weights are."""
+    best = shown.data.get("best_epoch")
+    rest = f"; the weights of epoch {best} were published" if best else ""
+    return f"stopped early after epoch {shown.data.get('epoch')}{rest}"
 
 
 def _scores(metrics: dict[str, dict[str, Any]]) -> str:
     numbers = {name: value for name, value in metrics.get("test", {}).items() if isinstance(value, int | float)}
-    wanted = [name for name in ("accuracy", "macro_f1", "mae", "rmse", "r2", "loss") if name in numbers][:2]
+    wanted = [name for name in SCORES if name in numbers][:2]
     return "  ".join(f"{name} {numbers[name]:.4f}" for name in wanted)
 
 
@@ -344,4 +383,4 @@ def _status(word: str) -> Text:
 
 
 def _time(moment: datetime | None) -> str | None:
-    return f"{moment.astimezone():%Y-%m-%d %H:%M:%S}" if moment else None
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if moment else None

@@ -71,9 +71,12 @@ class Datasets:
             DatasetInvalid: the file was read and refused (with `wait`).
             TimeoutError: it was not read within `timeout` seconds (with `wait`).
         """
+        format = format or _format_of(data)
+        if format == "npz":
+            _refuse_for_npz(target=target, categorical=categorical, ignore=ignore)
         params: Params = {
             "name": None if test_of else name or _name_of(data),
-            "format": format or _format_of(data),
+            "format": format,
             "target": target,
             "test_fraction": test_fraction,
             "seed": seed,
@@ -277,12 +280,22 @@ def _name_of(data: Data) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(data).stem).lstrip("._-")[:64] or "dataset"
 
 
-def _format_of(data: Data) -> str:
+def _refuse_for_npz(**options: str | Sequence[str] | None) -> None:
+    for name, value in options.items():
+        if value:
+            raise InvalidRequest.of(
+                name, "is for csv files. Leave it out: the arrays of an npz file are named x and y", value
+            )
+
+
+def _format_of(data: Data) -> Literal["csv", "npz"]:
     if isinstance(data, bytes):
         return "npz" if data.startswith(b"PK") else "csv"
     if not isinstance(data, str | Path):
         return "npz"
-    ending = Path(data).suffix.lower().lstrip(".")
-    if ending not in ("csv", "npz"):
-        raise InvalidRequest.of("format", 'must be "csv" or "npz" where the file\'s name does not say it.', str(data))
-    return ending
+    match Path(data).suffix.lower():
+        case ".csv":
+            return "csv"
+        case ".npz":
+            return "npz"
+    raise InvalidRequest.of("format", 'must be "csv" or "npz" where the file\'s name does not say it.', str(data))

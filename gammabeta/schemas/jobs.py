@@ -185,6 +185,7 @@ class Job(Answer):
     dataset: str | None = None
     device: str | None = None
     result: dict[str, Any] | None = None
+    """train: `metrics` of the published version by split, in single numbers."""
     error: JobError | None = None
     warnings: tuple[JobWarning, ...] = ()
     metadata: dict[str, str] = {}

@@ -88,6 +88,13 @@ def queue_position(session: Session, row: JobRow) -> int | None:
     return 1 + (session.scalar(query) or 0)
 
 
+def _progress(row: JobRow) -> Progress | None:
+    if row.progress is None:
+        return None
+    progress = Progress.model_validate(row.progress)
+    return progress if row.state == JobState.RUNNING else progress.model_copy(update={"eta_seconds": None})
+
+
 def to_schema(row: JobRow, *, queue_position: int | None = None) -> Job:
     """The job as the service shows it."""
     failed = row.state == JobState.FAILED
@@ -96,7 +103,7 @@ def to_schema(row: JobRow, *, queue_position: int | None = None) -> Job:
         kind=row.kind,
         status=status_of(row),
         queue_position=queue_position,
-        progress=None if row.progress is None else Progress.model_validate(row.progress),
+        progress=_progress(row),
         attempt=row.fence,
         model=row.model,
         version=None if row.version is None else str(row.version),

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from gammabeta.schemas.batchnorm import BatchNormState, to_bytes
 from gammabeta.schemas.datasets import DatasetManifest
 from gammabeta.schemas.jobs import JobState
-from gammabeta.store import events, jobs, leases
+from gammabeta.store import events, leases
 from gammabeta.store.tables import (
     DatasetRow,
     JobRow,
@@ -71,11 +71,20 @@ def publish_version(session: Session, *, job_id: str, fence: int, publication: P
     )
     session.add(row)
     session.flush()
-    session.execute(update(JobRow).where(JobRow.id == job_id).values(version=number, model=publication.model))
+    shown = {"version": number, "model": publication.model, "result": {"metrics": _brief(publication.metrics)}}
+    session.execute(update(JobRow).where(JobRow.id == job_id).values(**shown))
     data = {"outcome": "success", "model": publication.model, "version": str(number)}
     events.record(session, job_id=job_id, fence=fence, type="succeeded", data=data)
     move_revision(session, project_id)
     return str(number)
+
+
+def _brief(metrics: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What a version can do, in single numbers: a job that stopped early shows its last epoch, and published another."""
+    return {
+        split: {name: value for name, value in values.items() if isinstance(value, int | float)}
+        for split, values in metrics.items()
+    }
 
 
 def publish_dataset(session: Session, *, job_id: str, fence: int, dataset_id: str, manifest: DatasetManifest) -> bool:
@@ -92,13 +101,6 @@ def publish_dataset(session: Session, *, job_id: str, fence: int, dataset_id: st
     data = {"outcome": "success", "dataset": dataset_id}
     events.record(session, job_id=job_id, fence=fence, type="succeeded", data=data)
     return True
-
-
-def refuse_dataset(session: Session, *, job_id: str, fence: int, code: str, message: str) -> bool:
-    """The file was read and cannot be used: the job fails for good, and its data set with it. False: the fence is
-    lost, and nothing was written."""
-    outcome = jobs.Outcome.FAILURE
-    return jobs.stop(session, job_id=job_id, fence=fence, outcome=outcome, reason=code, message=message) is not None
 
 
 def move_revision(session: Session, project_id: str) -> None:

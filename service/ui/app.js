@@ -67,6 +67,12 @@ function measured(metrics) {
   });
 }
 
+// Of what was published, which after an early stop is not the last epoch.
+function published(metrics) {
+  return ["validation", "test"].filter((split) => metrics[split])
+    .map((split) => make("div", {}, muted(`${split} `), score(metrics[split])));
+}
+
 function progress(job) {
   if (job.error) return make("div", { className: "why" }, `${job.error.code}: ${job.error.message}`);
   if (job.status === "succeeded") return bar(1, "done", took(job), counted(job.progress));
@@ -102,7 +108,7 @@ function jobRow(job, names) {
     cell(progress(job), ...job.warnings.map((each) => make("div", { className: "warned", title: each.code }, each.message))),
     short(model, job.model),
     short(dataset, names.get(job.dataset)),
-    cell(...measured(job.progress?.metrics)),
+    cell(...(job.result?.metrics ? published(job.result.metrics) : measured(job.progress?.metrics))),
     cell(ago(job.created_at)),
     links(link("events", "v1", "jobs", job.id, "events"), link("metrics", "v1", "jobs", job.id, "metrics")));
 }

@@ -83,6 +83,13 @@ def test_batch_norm_is_readable_data(stack: Stack, trained: dict[str, Any]) -> N
     assert max(abs(value) for value in layer["moving_mean"]) > 0.01
 
 
+def test_finished_job_shows_what_was_published(stack: Stack, trained: dict[str, Any]) -> None:
+    version = version_of(stack, trained)
+    for split in ("train", "validation", "test"):
+        assert trained["result"]["metrics"][split]["accuracy"] == version["metrics"][split]["accuracy"]
+    assert trained["progress"]["eta_seconds"] is None
+
+
 def test_series_has_a_point_for_each_epoch(stack: Stack, trained: dict[str, Any]) -> None:
     answer = stack.http.get(f"/v1/jobs/{trained['id']}/metrics", params={"names": "val_accuracy,val_loss"}).json()
     series = {each["name"]: each for each in answer["series"]}

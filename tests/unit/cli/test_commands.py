@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import httpx
+import numpy as np
 import orjson
 import pytest
 
@@ -37,7 +39,25 @@ VERSION = {
     "weights_sha256": "ab",
     "batchnorm_digest": DIGEST,
 }
+SCORES = {split: {"loss": 0.1, "accuracy": accuracy} for split, accuracy in (("train", 0.99), ("test", 0.9725))}
+COLUMNS = [
+    {"kind": "numeric", "name": "age", "fill": 1.0},
+    {"kind": "categorical", "name": "job", "categories": ["a"]},
+]
 MODEL = {"name": "digits", "versions": [VERSION], "aliases": {"production": "2"}, "created_at": TIME}
+
+
+def version(**other: Any) -> dict[str, Any]:
+    """A version whose rows have the columns `age` and `job`."""
+    return {
+        **VERSION,
+        "model": "census",
+        "network": {"layers": [{"type": "dense", "units": 2}]},
+        "preprocessing": {"kind": "table", "columns": COLUMNS},
+        "classes": ["0", "1"],
+        "parameters": 1,
+        **other,
+    }
 
 
 @pytest.mark.parametrize(
@@ -83,7 +103,7 @@ def test_version_says_both(run: Run, service: FakeService) -> None:
     assert run("version").out.splitlines()[0] == f"client   {gammabeta.__version__}"
 
 
-@pytest.mark.parametrize("command", [["jobs"], ["jobs", "list"]], ids=" ".join)
+@pytest.mark.parametrize("command", [["jobs"], ["jobs", "list"], ["jobs", "--limit", "3"]], ids=" ".join)
 def test_jobs_are_listed(run: Run, service: FakeService, command: list[str]) -> None:
     service.on("GET", "/v1/jobs", page(job("running", progress={"fraction": 0.425})))
     ran = run(*command)
@@ -108,8 +128,13 @@ def test_lists_are_json_for_programs(
     run: Run, service: FakeService, command: str, path: str, entry: dict[str, Any]
 ) -> None:
     service.on("GET", path, page(entry))
-    listed = json.loads(run(command, "list", "--json").out)
-    assert len(listed) == 1
+    listed = run(command, "list", "--json")
+    assert len(json.loads(listed.out)) == 1
+    assert run(command, "--json") == listed
+
+
+def test_an_option_of_the_list_is_never_lost_before_another_command(run: Run) -> None:
+    assert run("jobs", "--json", "show", "job_1").code == 2
 
 
 def test_show_says_why_a_job_failed(run: Run, service: FakeService) -> None:
@@ -118,12 +143,31 @@ def test_show_says_why_a_job_failed(run: Run, service: FakeService) -> None:
     assert (ran.code, "diverged: loss is NaN" in ran.out) == (0, True)
 
 
+@pytest.mark.parametrize("command", ["show", "wait"])
+def test_a_job_that_stopped_early_says_which_epoch_was_published(run: Run, service: FakeService, command: str) -> None:
+    told = [
+        {"type": "stopped_early", "data": {"epoch": 7, "best_epoch": 2, "best": 0.9}},
+        {"type": "succeeded", "data": {}},
+    ]
+    known = {"job": "job_1", "attempt": 1, "created_at": TIME}
+    stream = "".join(f"data: {json.dumps({'id': index, **known, **each})}\n\n" for index, each in enumerate(told, 1))
+    request = {"training": {"early_stopping": {"patience": 5}}}
+    service.on("GET", "/v1/jobs/job_1", ok(job("succeeded", version="1", request=request)))
+    service.on("GET", "/v1/jobs/job_1/events", httpx.Response(200, text=stream))
+    service.on("GET", "/v1/models/digits/versions/1", ok(version(metrics=SCORES)))
+    ran = run("jobs", command, "job_1")
+    assert "stopped early after epoch 7; the weights of epoch 2 were published" in ran.out
+    assert "0.9725" in ran.out
+
+
 def test_a_job_is_read_from_yaml_and_followed_to_its_end(run: Run, service: FakeService, tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text("dataset: digits\nmodel: digits\nnetwork: {preset: mlp, hidden: [64]}\n")
     service.on("POST", "/v1/jobs", ok(job("queued"), 202))
     service.on("GET", "/v1/jobs/job_1", ok(job("running")), ok(job("succeeded", version="1")))
+    service.on("GET", "/v1/models/digits/versions/1", ok(version(metrics=SCORES)))
     ran = run("train", str(tmp_path / "job.yaml"), "--follow")
     assert ran.code == 0
+    assert ["test", "0.9725", "0.1000"] in [line.split() for line in ran.out.splitlines()]
     assert "digits version 1 is published by job_1" in ran.out
     assert orjson.loads(service.requests[0].content) == JOB
 
@@ -191,6 +235,36 @@ def test_upload_shows_what_was_read(run: Run, service: FakeService, tmp_path: Pa
     ran = run("datasets", "upload", str(tmp_path / "rows.csv"), "--target", "b", "--ignore", "c", "--ignore", "d")
     assert all(part in ran.out for part in ("[age]", "b (2 classes)", "8 train", "9.5"))
     assert service.requests[0].url.params["ignore"] == "c,d"
+
+
+def test_an_option_of_csv_is_refused_for_an_npz_file(run: Run, service: FakeService, tmp_path: Path) -> None:
+    np.savez(tmp_path / "rows.npz", x=np.zeros((2, 1)), y=np.zeros(2))
+    ran = run("datasets", "upload", str(tmp_path / "rows.npz"), "--target", "y")
+    assert (ran.code, "target: is for csv files" in ran.err, service.requests) == (2, True, [])
+
+
+@pytest.mark.parametrize(("labels", "values"), [("abc", "3 categories: a, b, c"), ("abcd", "4 categories: a, b, c, …")])
+def test_an_ellipsis_stands_for_categories_that_are_left_out(
+    run: Run, service: FakeService, labels: str, values: str
+) -> None:
+    categories = [{"label": label, "count": 1} for label in labels]
+    feature = {"name": "job", "kind": "categorical", "categories": categories}
+    service.on("GET", "/v1/datasets/ds_1", ok(dataset(features=[feature])))
+    lines = run("datasets", "show", "ds_1").out.splitlines()
+    assert lines[-1].endswith(f"0  {values}")
+    assert ["created", "2026-01-02", "03:04:05", "UTC"] in map(str.split, lines)
+
+
+@pytest.mark.parametrize("words", [["2"], ["--version", "2"]], ids=" ".join)
+def test_one_version_is_shown_with_the_scores_of_every_split(run: Run, service: FakeService, words: list[str]) -> None:
+    service.on("GET", "/v1/models/census/versions/2", ok(version(metrics=SCORES)))
+    rows = [line.split() for line in run("models", "show", "census", *words).out.splitlines()]
+    assert ["train", "0.9900", "0.1000"] in rows
+    assert ["test", "0.9725", "0.1000"] in rows
+
+
+def test_a_version_is_named_once(run: Run) -> None:
+    assert run("models", "show", "census", "2", "--version", "3").code == 2
 
 
 def test_models_show_scores_and_aliases(run: Run, service: FakeService) -> None:
@@ -268,20 +342,8 @@ def test_predict_reads_standard_input_and_writes_json(
 
 
 def test_predict_reads_a_csv_file_by_the_columns_of_the_model(run: Run, service: FakeService, tmp_path: Path) -> None:
-    columns = [
-        {"kind": "numeric", "name": "age", "fill": 1.0},
-        {"kind": "categorical", "name": "job", "categories": ["a"]},
-    ]
-    version = {
-        **VERSION,
-        "model": "census",
-        "network": {"layers": [{"type": "dense", "units": 2}]},
-        "preprocessing": {"kind": "table", "columns": columns},
-        "classes": ["0", "1"],
-        "parameters": 1,
-    }
     (tmp_path / "rows.csv").write_text("age,job,income\n39, a,x\n,7,y\nold,,z\n")
-    service.on("GET", "/v1/models/census/versions/2", ok(version))
+    service.on("GET", "/v1/models/census/versions/2", ok(version()))
     service.on("POST", "/v1/models/census/predict", prediction(["1", "0", "0"]))
     ran = run("predict", "census", "-i", str(tmp_path / "rows.csv"), "--version", "2")
     assert orjson.loads(service.requests[-1].content)["instances"] == [
@@ -290,6 +352,38 @@ def test_predict_reads_a_csv_file_by_the_columns_of_the_model(run: Run, service:
         {"age": "old", "job": None},
     ]
     assert "income" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("rows.csv", "job\na\n"), ("rows.json", '[{"job": "a"}, {"job": null}]')],
+    ids=["csv", "records"],
+)
+def test_columns_that_no_row_has_are_named(
+    run: Run, service: FakeService, tmp_path: Path, name: str, text: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    service.on("GET", "/v1/models/census", ok({**MODEL, "name": "census", "aliases": {"best": "2"}}))
+    service.on("GET", "/v1/models/census/versions/2", ok(version()))
+    service.on("POST", "/v1/models/census/predict", prediction(["1"]))
+    ran = run("predict", "census", "-i", str(tmp_path / name), "--alias", "best")
+    assert ran.code == 0
+    assert ran.err == "Columns that no row has, which count as missing values: age.\n"
+
+
+@pytest.mark.parametrize("name", ["x", "x_test"])
+def test_predict_reads_the_rows_of_an_npz_file(run: Run, service: FakeService, tmp_path: Path, name: str) -> None:
+    np.savez(tmp_path / "rows.npz", **{name: np.array([[1.0, 2.5]])}, y_test=np.array([1]))
+    service.on("POST", "/v1/models/digits/predict", prediction(["1"]))
+    assert run("predict", "digits", "-i", str(tmp_path / "rows.npz")).code == 0
+    assert orjson.loads(service.requests[0].content) == {"instances": [[1.0, 2.5]]}
+
+
+@pytest.mark.parametrize("arrays", [{"y": [1]}, {"x": [{"a": 1}]}], ids=["no rows", "pickled"])
+def test_an_npz_file_without_readable_rows_is_refused(run: Run, tmp_path: Path, arrays: dict[str, Any]) -> None:
+    np.savez(tmp_path / "rows.npz", **arrays)
+    ran = run("predict", "digits", "-i", str(tmp_path / "rows.npz"))
+    assert (ran.code, "npz file must" in ran.err or "must be an npz file" in ran.err) == (2, True)
 
 
 @pytest.mark.parametrize("text", ["{", '"rows"', "3", "{}"])
@@ -301,7 +395,12 @@ def test_input_that_is_no_list_of_rows_is_refused(run: Run, tmp_path: Path, text
 
 def test_what_the_service_says_is_never_read_as_markup(run: Run, service: FakeService) -> None:
     service.on("GET", "/v1/jobs/job_1", problem(404, "job_not_found", "no job [red]job_1[/red] [/] here"))
-    assert run("jobs", "show", "job_1").err == "no job [red]job_1[/red] [/] here\n"
+    assert run("jobs", "show", "job_1").err.splitlines()[0] == "no job [red]job_1[/red] [/] here"
+
+
+def test_what_is_not_found_names_the_command_that_lists_what_is_there(run: Run, service: FakeService) -> None:
+    service.on("GET", "/v1/models/digit", problem(404, "model_not_found", "GET /v1/models lists those that exist."))
+    assert run("models", "show", "digit").err.splitlines()[-1] == "On the command line: gammabeta models"
 
 
 def test_metrics_are_summed_up(run: Run, service: FakeService) -> None:

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gammabeta.cli import show
+from tests.unit.cli.conftest import Run
+
+
+@pytest.mark.parametrize("command", [["up", "--port", "0"], ["db", "upgrade"]], ids=" ".join)
+def test_a_home_that_cannot_be_written_is_one_readable_line(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: list[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("GAMMABETA_HOME", str(tmp_path / "file" / "home"))
+    monkeypatch.setenv("GAMMABETA_HOST", "127.0.0.1")
+    ran = run(*command)
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert all(part in ran.err for part in ("must be a folder that can be written", "file/home", "GAMMABETA_HOME"))
+
+
+def test_a_wrong_setting_is_named_by_its_variable(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GAMMABETA_PORT", "abc")
+    ran = run("up")
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert ran.err.startswith("GAMMABETA_PORT: must be")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org"])  # noqa: S104 (must be refused)
+def test_an_address_that_others_reach_is_refused_before_anything_is_started(
+    run: Run, tmp_path: Path, host: str
+) -> None:
+    ran = run("up", "--host", host, "--port", "0", "--home", str(tmp_path / "home"))
+    assert (ran.code, ran.err.count("\n"), (tmp_path / "home").exists()) == (2, 1, False)
+    assert "--host: must be a loopback address" in ran.err
+
+
+@pytest.mark.parametrize(("port", "told"), [(8000, False), (8123, True)])
+def test_another_address_than_the_clients_is_told_to_other_terminals(
+    capsys: pytest.CaptureFixture[str], port: int, told: bool
+) -> None:
+    show.out(show.addresses(f"http://127.0.0.1:{port}", Path("home"), "1.0"))
+    lines = capsys.readouterr().out.splitlines()
+    assert (f"export GAMMABETA_URL=http://127.0.0.1:{port}" in lines) is told
