@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-import random
+import errno
 import shutil
 import threading
 import time
@@ -17,9 +17,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from gammabeta import logs
-from gammabeta.errors import ArtifactCorrupt, NoSpace, NotReady
+from gammabeta.errors import ArtifactCorrupt, DatasetNotFound, NoSpace, NotReady
 from gammabeta.store import jobs
 from gammabeta.store.blobs import FolderBlobs
 from gammabeta.store.engine import Database, Session
@@ -34,7 +35,8 @@ from worker.settings import WorkerSettings
 
 log = logs.get(__name__)
 
-MAX_BACKOFF_MS = 300_000
+T = TypeVar("T")
+
 _STOPPED: dict[StopReason, Outcome] = {"cancel": Outcome.CANCEL, "pause": Outcome.PAUSE, "drain": Outcome.DRAIN}
 
 
@@ -83,7 +85,8 @@ class Attempt(ABC):
         """What the child is told to do.
 
         Raises:
-            ArtifactCorrupt: what it would need is not there, or not what it was.
+            ArtifactCorrupt, DatasetNotFound: what it would need is not there, or not what it was.
+            NotReady: the database is away.
         """
 
     @abstractmethod
@@ -96,7 +99,7 @@ class Attempt(ABC):
 
     @abstractmethod
     def conclude(self, last: Report) -> Publish | Stop:
-        """What the last report comes to."""
+        """What the last report comes to. Asked again where it raised NotReady."""
 
     @abstractmethod
     def ask(self, child: Child, why: StopReason) -> float:
@@ -112,7 +115,13 @@ class Attempt(ABC):
             if self._child is not None:
                 self._child.end()
             shutil.rmtree(self.scratch, ignore_errors=True)
-        self._clean()
+
+    def clean(self) -> None:
+        """Remove what is of no use any more, where the job has ended."""
+        try:
+            keeping.drop_if_ended(self.around.db, self.blobs, self.claim.job_id)
+        except (NotReady, NoSpace) as error:
+            log.warning("not cleaned up", job=self.claim.job_id, why=str(error))
 
     def give_up(self, message: str) -> None:
         """End the job after an error of the worker itself."""
@@ -128,18 +137,42 @@ class Attempt(ABC):
 
     def _work(self) -> Publish | Stop:
         try:
-            self.scratch.mkdir(parents=True)
-            order = self.order()
+            self._make_scratch()
+            order = self._patiently(self.order)
             self._child = child = self.start()
             if self.lease.lost.is_set():  # before there was a child to kill
                 child.kill()
             child.send(order)
             last = self._listen(child)
-            return self.died(child.death()) if last is None else self.conclude(last)
-        except ArtifactCorrupt as error:
+            if last is None:
+                return self.died(child.death(patience=self.settings.cancel_grace_seconds))
+            return self._patiently(lambda: self.conclude(last))
+        except (ArtifactCorrupt, DatasetNotFound) as error:
             return Stop(outcome=Outcome.FAILURE, reason=error.code, message=error.message)
         except NoSpace as error:
             return Stop(outcome=Outcome.RETRYABLE_FAILURE, reason=error.code, message=error.message)
+        except NotReady as error:  # and so is the fence: nothing of this will be written
+            return Stop(outcome=Outcome.LOSS, reason=error.code, message=error.message)
+
+    def _make_scratch(self) -> None:
+        try:
+            self.scratch.mkdir(parents=True)
+        except OSError as exc:
+            if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise NoSpace("The disk of the worker's scratch folder must have room. Free some.") from exc
+
+    def _patiently(self, step: Callable[[], T]) -> T:
+        """Its answer, for as long as it takes until the database answers or the fence is lost."""
+        while True:
+            try:
+                return step()
+            except ArtifactCorrupt:  # a NotReady that waiting does not mend
+                raise
+            except NotReady as error:
+                log.warning("waiting for the database", job=self.claim.job_id, why=str(error))
+                if self.lease.lost.wait(min(1, self.settings.heartbeat_seconds)):
+                    raise
 
     def _listen(self, child: Child) -> Report | None:
         """Its last report. None: it ended without one."""
@@ -233,19 +266,6 @@ class Attempt(ABC):
             outcome=stop.outcome,
             reason=stop.reason,
             message=stop.message,
-            backoff_ms=self._backoff_ms(stop.outcome),
+            backoff_ms=self.settings.retry_ms,
         )
         log.info("attempt ended", job=self.claim.job_id, outcome=stop.outcome.value, reason=stop.reason, state=state)
-
-    def _backoff_ms(self, outcome: Outcome) -> int:
-        before = {Outcome.LOSS: self.claim.losses, Outcome.RETRYABLE_FAILURE: self.claim.failures}.get(outcome)
-        if before is None:
-            return 0
-        doubled = self.settings.retry_seconds * 1_000 * 2 ** min(before, 20)
-        return int(min(float(MAX_BACKOFF_MS), doubled) * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load, no secret
-
-    def _clean(self) -> None:
-        try:
-            keeping.drop_if_ended(self.around.db, self.blobs, self.claim.job_id)
-        except (NotReady, NoSpace) as error:
-            log.warning("not cleaned up", job=self.claim.job_id, why=str(error))

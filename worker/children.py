@@ -94,13 +94,14 @@ class Child:
 
     def end(self) -> None:
         """Make sure that it has ended, and let go of it."""
-        self.kill()
-        self.death()
+        self.death(patience=0)
         self._connection.close()
 
-    def death(self) -> Death:
-        """Wait for its end; it has closed its pipe, or was killed."""
-        wait([self._process.sentinel])
+    def death(self, *, patience: float) -> Death:
+        """How it ended; it is killed where it has not after so many seconds."""
+        if not wait([self._process.sentinel], patience):
+            self.kill()
+            wait([self._process.sentinel])
         with self._lock:
             self._process.join()
             code = self._process.exitcode or 0

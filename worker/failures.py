@@ -27,7 +27,7 @@ def report_of(error: Exception) -> Failed:
                 code="oom_cuda",
                 message=f"The GPU's memory did not hold the training. Write a smaller batch_size or network. {error}",
             )
-        case MemoryError():
+        case _ if _out_of_memory(error):
             return Failed(
                 code="oom_host",
                 message="The machine's memory did not hold the training. Write a smaller batch_size or network.",
@@ -39,3 +39,8 @@ def report_of(error: Exception) -> Failed:
                 retryable=True,
             )
     return Failed(code="training_error", message=f"{type(error).__name__}: {error}")
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """torch has no class of its own for what its CPU allocator was refused."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))

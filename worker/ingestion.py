@@ -32,7 +32,7 @@ def main(connection: Connection) -> None:
     if not isinstance(order, IngestFile):
         raise TypeError(f"the first message must be an IngestFile. Received: {order.type}.")
     limit(order.limits, mapped_bytes=order.upload.stat().st_size)
-    connection.send_bytes(encode(_answer(order)))
+    connection.send_bytes(encode(answer(order)))
 
 
 def limit(limits: IngestLimits, *, mapped_bytes: int) -> None:
@@ -45,7 +45,8 @@ def limit(limits: IngestLimits, *, mapped_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _answer(order: IngestFile) -> Done | Refused | Failed:
+def answer(order: IngestFile) -> Done | Refused | Failed:
+    """Read the file; nothing is raised."""
     try:
         ingest(order)
     except DatasetInvalid as refused:
@@ -61,6 +62,9 @@ def _answer(order: IngestFile) -> Done | Refused | Failed:
             message=str(error),
             retryable=True,
         )
+    except Exception as error:
+        log.exception("file not read", job=order.job_id)
+        return Failed(code="ingestion_error", message=f"{type(error).__name__}: {error}"[:1_000])
     return Done(path=order.scratch)
 
 

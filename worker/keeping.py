@@ -5,7 +5,9 @@ trainer's folder ──► jobs/<job>/f<fence>/ckpt-<step> ──► row        
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,11 +18,12 @@ from gammabeta.store import checkpoints, datasets, jobs
 from gammabeta.store.blobs import FolderBlobs
 from gammabeta.store.engine import Database, Session
 from gammabeta.store.jobs import Claim
-from gammabeta.store.tables import JobRow
+from gammabeta.store.tables import DatasetRow, JobRow
 
 log = logs.get(__name__)
 
 KEPT = 2
+FORGOTTEN_SECONDS = 86_400
 
 
 def store(blobs: FolderBlobs, claim: Claim, folder: Path, *, step: int, lease_ms: int) -> Callable[[Session], bool]:
@@ -29,8 +32,10 @@ def store(blobs: FolderBlobs, claim: Claim, folder: Path, *, step: int, lease_ms
     Raises:
         NoSpace: it is not stored.
     """
-    tree = blobs.put_tree(f"jobs/{claim.job_id}/f{claim.fence:06d}/ckpt-{step}", folder)
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        tree = blobs.put_tree(f"jobs/{claim.job_id}/f{claim.fence:06d}/ckpt-{step}", folder)
+    finally:  # also where it found no space, which it would take from the next one
+        shutil.rmtree(folder, ignore_errors=True)
 
     def write(session: Session) -> bool:
         return checkpoints.add_checkpoint(
@@ -73,15 +78,50 @@ def drop_if_ended(db: Database, blobs: FolderBlobs, job_id: str) -> bool:
         row = session.get(JobRow, job_id)
         if row is None or not JobState(row.state).terminal:
             return False
-        checkpoints.forget(session, job_id)
+        fence = row.fence
+        checkpoints.forget(session, job_id, fence=fence)
         # Inside the transaction, so that the file of a second upload, which comes to the same place, is not taken.
         if row.kind == jobs.INGEST and row.dataset_id and datasets.upload_is_read(session, row.dataset_id):
             blobs.delete(f"uploads/{row.dataset_id}")
-    blobs.delete_prefix(f"jobs/{job_id}")
+    _drop_attempts(blobs, job_id, fence)
     return True
 
 
+def _drop_attempts(blobs: FolderBlobs, job_id: str, fence: int) -> None:
+    """The folders of attempts up to this one: a job that is retried at this moment writes beside them."""
+    jobs_folder = blobs.root / "jobs" / job_id
+    for folder in jobs_folder.glob("f[0-9]*"):
+        if int(folder.name[1:]) <= fence:
+            blobs.delete_prefix(f"jobs/{job_id}/{folder.name}")
+    with contextlib.suppress(OSError):  # another attempt's folder is in it
+        jobs_folder.rmdir()
+
+
 def sweep(db: Database, blobs: FolderBlobs) -> None:
-    """Do so for all jobs that have something left, such as those that were cancelled while they waited to go on."""
+    """Remove what nobody is going to need: of jobs that ended without their worker, such as those cancelled while they
+    waited, files that no job is going to read, and what programs that were killed had begun to write."""
     for folder in sorted((blobs.root / "jobs").glob("*")):
         drop_if_ended(db, blobs, folder.name)
+    for upload in sorted((blobs.root / "uploads").glob("*")):
+        _sweep_upload(db, blobs, upload)
+    for begun in sorted((blobs.root / "tmp").glob("*")):
+        if _forgotten(begun):
+            blobs.delete_prefix(f"tmp/{begun.name}")
+
+
+def _sweep_upload(db: Database, blobs: FolderBlobs, upload: Path) -> None:
+    with db.write() as session:
+        if session.get(DatasetRow, upload.name) is not None:
+            over = datasets.upload_is_read(session, upload.name)
+        else:  # still being received, deleted, or in its place before its data set is committed
+            over = _forgotten(upload)
+        if over:
+            blobs.delete(f"uploads/{upload.name}")
+
+
+def _forgotten(path: Path) -> bool:
+    """Whether nobody has written to it for a day. What is gone was not forgotten."""
+    try:
+        return time.time() - path.stat().st_mtime > FORGOTTEN_SECONDS
+    except FileNotFoundError:
+        return False

@@ -2,7 +2,8 @@
 
 renewed            ──► what is asked: cancel, pause
 no row             ──► lost: another attempt may be running. Kill the trainer, publish nothing
-database is away   ──► go on; lost after `max_blind_seconds`
+no answer          ──► go on; lost after `max_blind_seconds`, by a second thread, since a database that hangs instead
+                       of refusing holds up the first
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def boot_seconds() -> float:
 
 
 class Lease:
-    """Held from its `with` to the end of it. `on_lost` is called at once, in the lease's own thread."""
+    """Held from its `with` to the end of it. `on_lost` is called at once, in the thread that finds out."""
 
     def __init__(
         self, db: Database, claim: jobs.Claim, settings: WorkerSettings, *, on_lost: Callable[[], None]
@@ -41,15 +42,20 @@ class Lease:
         self._closed = threading.Event()
         self._progress: dict[str, Any] | None = None
         self._renewed = boot_seconds()
-        self._thread = threading.Thread(target=self._run, name=f"lease {claim.job_id}", daemon=True)
+        self._threads = [
+            threading.Thread(target=target, name=f"lease {claim.job_id}", daemon=True)
+            for target in (self._run, self._watch)
+        ]
 
     def __enter__(self) -> Lease:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._closed.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
     def report(self, progress: dict[str, Any]) -> None:
         """Have the progress written with one of the next renewals."""
@@ -68,7 +74,9 @@ class Lease:
             with self._db.write() as session:
                 flags = self.renew_within(session)
         except (NotReady, NoSpace) as error:
-            self._go_on_blind(str(error))
+            log.warning(
+                "lease not renewed", job=self._claim.job_id, blind_seconds=self._blind_seconds(), why=str(error)
+            )
             return
         if flags is None:
             self.lose()
@@ -86,11 +94,15 @@ class Lease:
             progress=progress,
         )
 
-    def _go_on_blind(self, why: str) -> None:
-        blind = boot_seconds() - self._renewed
-        log.warning("lease not renewed", job=self._claim.job_id, blind_seconds=round(blind, 1), why=why)
-        if blind > self._settings.max_blind_seconds:
-            self.lose()
+    def _blind_seconds(self) -> float:
+        return round(boot_seconds() - self._renewed, 1)
+
+    def _watch(self) -> None:
+        """No SQL here."""
+        while not self._closed.wait(min(1, self._settings.heartbeat_seconds)) and not self.lost.is_set():
+            if boot_seconds() - self._renewed > self._settings.max_blind_seconds:
+                log.warning("blind for too long", job=self._claim.job_id, blind_seconds=self._blind_seconds())
+                self.lose()
 
     def _run(self) -> None:
         tried = boot_seconds()

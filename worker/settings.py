@@ -83,6 +83,10 @@ class WorkerSettings(StoreSettings):
     def lease_ms(self) -> int:
         return round(self.lease_seconds * 1_000)
 
+    @property
+    def retry_ms(self) -> int:
+        return round(self.retry_seconds * 1_000)
+
 
 def forget_environment() -> None:
     """Take everything out of this process' environment that a child has no use for. The settings have been read; what

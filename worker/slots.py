@@ -58,29 +58,32 @@ class Slot(threading.Thread):
         self._worker_id, self._around = worker_id, around
 
     def run(self) -> None:
-        """Until the worker drains."""
-        draining, poll = self._around.draining, self._around.settings.poll_seconds
-        while not draining.is_set():
-            if not self._run_next():
-                draining.wait(poll * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load, no secret
+        """Until the worker drains. Whatever goes wrong, the slot takes the next job."""
+        while not self._around.draining.is_set():
+            self._around.draining.wait(self.turn())
+
+    def turn(self) -> float:
+        """Run the next job, if there is one. How many seconds to wait before the one after it."""
+        try:
+            found = self._run_next()
+        except (NotReady, NoSpace) as error:
+            log.warning("no job taken", slot=self.name, why=str(error))
+            return 1.0
+        except Exception:
+            log.exception("slot failed", slot=self.name)
+            return 1.0
+        return 0.0 if found else self._around.settings.poll_seconds * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
 
     def _run_next(self) -> bool:
         """Whether there was a job."""
-        try:
-            claim = self._claim()
-        except (NotReady, NoSpace) as error:
-            log.warning("no job taken", slot=self.name, why=str(error))
-            self._around.draining.wait(1)
-            return False
-        except Exception:
-            log.exception("no job taken", slot=self.name)
-            self._around.draining.wait(1)
-            return False
+        claim = self._claim()
         if claim is None:
             return False
         self.job = claim.job_id
-        self._attempt(claim)
-        self.job = None
+        try:
+            self._attempt(claim)
+        finally:
+            self.job = None
         return True
 
     def _claim(self) -> Claim | None:
@@ -101,6 +104,8 @@ class Slot(threading.Thread):
         except Exception as error:
             log.exception("attempt failed", job=claim.job_id, fence=claim.fence)
             self._give_up(attempt, error)
+        finally:
+            attempt.clean()
 
     def _attempt_at(self, claim: Claim) -> Attempt:
         if claim.kind == jobs.INGEST:

@@ -18,8 +18,8 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from gammabeta import logs
@@ -32,6 +32,7 @@ from worker import keeping
 from worker.attempts import Surroundings
 from worker.children import Children
 from worker.inputs import Inputs
+from worker.lease import boot_seconds
 from worker.settings import WorkerSettings
 from worker.slots import Slot, devices
 
@@ -169,12 +170,14 @@ class Supervisor:
 
 
 class Reaper:
-    """Ends attempts whose lease has expired, of any worker. After a time without the database it waits for one lease:
-    the holders were without it too, and come first."""
+    """Ends attempts whose lease has expired, of any worker. After a time without the database, or one that this
+    process slept through, it waits for one lease: the holders were without it or slept too, and come first. `clock`: in
+    seconds, goes on while the machine sleeps."""
 
-    def __init__(self, db: Database, settings: WorkerSettings) -> None:
-        self._db, self._settings = db, settings
+    def __init__(self, db: Database, settings: WorkerSettings, *, clock: Callable[[], float] = boot_seconds) -> None:
+        self._db, self._settings, self._clock = db, settings, clock
         self._blind = False
+        self._seen = clock()
         self._not_before = 0.0
 
     def reap(self) -> list[str]:
@@ -183,21 +186,27 @@ class Reaper:
         Raises:
             NotReady, NoSpace: the database is away.
         """
+        self._blind = self._blind or self._slept()
         try:
             with self._db.write() as session:
                 workers.forget_silent(session, silent_ms=10 * self._settings.lease_ms)
                 if self._blind:
                     self._blind = False
-                    self._not_before = time.monotonic() + self._settings.lease_seconds
-                if time.monotonic() < self._not_before:
+                    self._not_before = self._clock() + self._settings.lease_seconds
+                if self._clock() < self._not_before:
                     return []
-                reaped = jobs.reap(session, backoff_ms=round(self._settings.retry_seconds * 1_000))
+                reaped = jobs.reap(session, backoff_ms=self._settings.retry_ms)
         except (NotReady, NoSpace):
             self._blind = True
             raise
         for job_id, state in reaped:
             log.warning("lease expired", job=job_id, state=state)
         return [job_id for job_id, _ in reaped]
+
+    def _slept(self) -> bool:
+        """Whether it was away for so long since it last looked that leases of this machine may have run out."""
+        before, self._seen = self._seen, self._clock()
+        return self._seen - before > max(self._settings.lease_seconds / 2, 2 * self._settings.reap_seconds)
 
 
 @contextmanager
@@ -209,13 +218,17 @@ def own_scratch(parent: Path, name: str) -> Iterator[Path]:
     with ExitStack() as held:
         with _locked(parent, wait=True):
             for left in parent.iterdir():
-                with _locked(left) as ours:
-                    if ours:
-                        shutil.rmtree(left, ignore_errors=True)
+                _remove_unlocked(left)
             own.mkdir()
             held.enter_context(_locked(own))
         yield own
         shutil.rmtree(own, ignore_errors=True)
+
+
+def _remove_unlocked(folder: Path) -> None:
+    with suppress(FileNotFoundError), _locked(folder) as ours:  # its worker has removed it meanwhile
+        if ours:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

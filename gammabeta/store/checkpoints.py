@@ -51,7 +51,7 @@ def forget_older(session: Session, *, job_id: str, fence: int, kept: int) -> lis
     return [row.uri for row in older]
 
 
-def forget(session: Session, job_id: str) -> None:
-    """Drop the rows of a job that has ended."""
-    statement = delete(CheckpointRow).where(CheckpointRow.job_id == job_id)
+def forget(session: Session, job_id: str, *, fence: int) -> None:
+    """Drop the rows of a job that ended with this fence; one that was queued again since has others."""
+    statement = delete(CheckpointRow).where(CheckpointRow.job_id == job_id, CheckpointRow.fence <= fence)
     session.execute(statement.execution_options(synchronize_session=False))

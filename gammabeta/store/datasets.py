@@ -1,7 +1,7 @@
 """Data sets.
 
     create ─► validating ─► ready ─► validating (a second file) ─► ready
-                    └─► failed                        └─► failed
+                    └─► failed                        └─► ready, as it was before the second file
 
 `publishing` has the steps that an ingestion job makes.
 """
@@ -102,7 +102,7 @@ def begin_second_split(
     session: Session, row: DatasetRow, *, bytes: int, sha256: str, options: dict[str, Any]
 ) -> DatasetRow:
     """Take a second file into a ready data set, which is validating again. `bytes` grows by the second file; `sha256`
-    stays that of the first.
+    stays that of the first. Where the file turns out to be bad, the data set is ready again without it.
 
     Raises:
         WrongState: it is not ready, has a test split already, or a job has used it.

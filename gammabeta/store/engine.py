@@ -1,12 +1,12 @@
 """The database as both programs use it.
 
-    with db.read() as session: …     a snapshot; writes are refused
+    with db.read() as session: …     writes are refused
     with db.write() as session: …    one transaction: committed at the end, rolled back on an error
 
 SQLite: WAL and synchronous=FULL; one writing connection whose transactions begin IMMEDIATE (a transaction that reads
 first and then wants to write would be refused at once, whatever the timeout), and reading connections beside it.
-PostgreSQL: psycopg at READ COMMITTED. What the database refuses for lack of space, of room or of a connection leaves
-here as an error of gammabeta.
+PostgreSQL: psycopg at READ COMMITTED, where each statement sees what was committed when it began. What the database
+refuses for lack of space, of room or of a connection leaves here as an error of gammabeta.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ from gammabeta.errors import GammabetaError, NoSpace, NotReady
 __all__ = ["Database", "Session"]
 
 BUSY_MS = 10_000
+STATEMENT_MS = 30_000
+"""How long PostgreSQL may work on a statement, locks included."""
 _SQLITE_NOT_READY = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN", "SQLITE_PROTOCOL", "SQLITE_IOERR")
 
 
@@ -80,6 +82,8 @@ class Database:
     def connection(self) -> Iterator[Connection]:
         """A writing transaction without a session, for migrations."""
         with _translated(), self._writer.begin() as connection:
+            if self.dialect == "postgresql":
+                connection.exec_driver_sql("SET LOCAL statement_timeout = 0")  # a migration may rewrite a table
             yield connection
 
     def dispose(self) -> None:
@@ -149,10 +153,25 @@ def _postgresql(url: sa.URL) -> Engine:
         max_overflow=15,
         pool_timeout=30,
         pool_pre_ping=True,
-        connect_args={"connect_timeout": 5},
+        connect_args=_patience(url),
         json_serializer=_to_json,
         json_deserializer=orjson.loads,
     )
+
+
+def _patience(url: sa.URL) -> dict[str, Any]:
+    """How long psycopg waits: for a connection, for a server that is gone, for an answer. The address may say
+    otherwise."""
+    connection = {
+        "connect_timeout": 5,
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": STATEMENT_MS,
+    }
+    said = url.query.get("options", "")
+    options = f"-c statement_timeout={STATEMENT_MS} {said if isinstance(said, str) else ' '.join(said)}"
+    return {key: value for key, value in connection.items() if key not in url.query} | {"options": options.strip()}
 
 
 def _to_json(value: Any) -> str:

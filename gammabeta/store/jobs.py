@@ -15,6 +15,7 @@ it, in the same transaction. `publishing` has the transitions to succeeded.
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -28,7 +29,10 @@ from gammabeta.store import events, leases
 from gammabeta.store.tables import DatasetRow, JobRow, Words, clean, new_id, now_ms
 
 INGEST = "ingest"
-"""The kind of job that reads an uploaded file; its data set fails with it."""
+"""The kind of job that reads an uploaded file."""
+
+MAX_PAUSE_MS = 300_000
+"""The longest pause before a lost or failed attempt is repeated."""
 
 _LEASE_EXPIRED = "The worker that ran the job stopped renewing its lease: it was killed, or cut off from the database."
 
@@ -47,7 +51,8 @@ class NewJob:
     model: str | None = None
     dataset_id: str | None = None
     metadata: dict[str, str] = field(default_factory=dict)
-    max_failures: int = 1
+    max_failures: int = 3
+    """Of those that may pass. An error that would come again fails the job at once."""
     max_losses: int = 3
 
 
@@ -72,7 +77,6 @@ class Flags:
 
     cancel_requested: bool
     pause_requested: bool
-    deadline_ms: int | None = None
 
 
 class Outcome(Enum):
@@ -216,16 +220,15 @@ def heartbeat(
         renewed["progress"] = progress
     statement = update(JobRow).where(leases.held(job_id, fence)).values(**renewed)
     found = session.execute(
-        statement.returning(
-            JobRow.cancel_requested_ms, JobRow.pause_requested_ms, JobRow.deadline_ms
-        ).execution_options(synchronize_session=False)
+        statement.returning(JobRow.cancel_requested_ms, JobRow.pause_requested_ms).execution_options(
+            synchronize_session=False
+        )
     ).one_or_none()
     if found is None:
         return None
     return Flags(
         cancel_requested=found.cancel_requested_ms is not None,
         pause_requested=found.pause_requested_ms is not None,
-        deadline_ms=found.deadline_ms,
     )
 
 
@@ -239,7 +242,8 @@ def stop(
     message: str | None = None,
     backoff_ms: int = 0,
 ) -> JobState | None:
-    """End the attempt without a result. The state that the job has now; None: the fence was lost."""
+    """End the attempt without a result. The state that the job has now; None: the fence was lost. `backoff_ms`: the
+    pause after the first loss or failure, see `_pause`."""
     worn_out = JobRow.losses + outcome.losses >= JobRow.max_losses
     failed = or_(
         literal(outcome is Outcome.FAILURE), JobRow.failures + outcome.failures >= JobRow.max_failures, worn_out
@@ -249,7 +253,7 @@ def stop(
     ended = _move(
         session,
         statement.values(
-            **_release(failed, backoff_ms),
+            **_release(failed, _pause_after(outcome, backoff_ms)),
             failures=JobRow.failures + outcome.failures,
             losses=JobRow.losses + outcome.losses,
             reason=case((and_(worn_out, ~cancelled), "poison"), else_=literal(reason, Words())),
@@ -269,7 +273,7 @@ def reap(session: Session, *, backoff_ms: int = 2_000) -> list[tuple[str, JobSta
     reaped = _move(
         session,
         statement.values(
-            **_release(JobRow.losses + 1 >= JobRow.max_losses, backoff_ms * (JobRow.losses + 1)),
+            **_release(JobRow.losses + 1 >= JobRow.max_losses, _pause_after(Outcome.LOSS, backoff_ms)),
             losses=JobRow.losses + 1,
             reason="lease_expired",
             message=_LEASE_EXPIRED,
@@ -278,6 +282,17 @@ def reap(session: Session, *, backoff_ms: int = 2_000) -> list[tuple[str, JobSta
     for row in reaped:
         _record_end(session, row, Outcome.LOSS)
     return [(row.id, JobState(row.state)) for row in reaped]
+
+
+def _pause_after(outcome: Outcome, backoff_ms: int) -> int | ColumnElement[int]:
+    """Before the next attempt: doubled with each loss, or failure, that came before, give or take a fifth so that jobs
+    that were lost together do not come back together. None where nothing is charged."""
+    if not (outcome.losses or outcome.failures):
+        return 0
+    jitter = random.uniform(0.8, 1.2)  # noqa: S311 - spreads load, no secret
+    pauses = [round(min(MAX_PAUSE_MS, backoff_ms * 2**before) * jitter) for before in range(16)]
+    charged = JobRow.losses if outcome.losses else JobRow.failures
+    return case(dict(enumerate(pauses)), value=charged, else_=pauses[-1])
 
 
 def _release(failed: ColumnElement[bool], backoff_ms: int | ColumnElement[int]) -> dict[str, Any]:
@@ -304,23 +319,36 @@ def _record_end(session: Session, row: JobRow, outcome: Outcome) -> None:
     data = {"outcome": charged or uncharged, "reason": row.reason, "message": row.message}
     type = "requeued" if row.state == JobState.QUEUED else row.state
     events.record(session, job_id=row.id, fence=row.fence, type=type, data=data)
-    if JobState(row.state).terminal:
-        _fail_dataset(session, row)
+    if JobState(row.state).terminal and row.kind == INGEST:
+        _release_dataset(session, row)
 
 
-def _fail_dataset(session: Session, row: JobRow) -> None:
-    """A data set whose ingestion ended without a result has failed too."""
-    if row.kind != INGEST:
+def _release_dataset(session: Session, row: JobRow) -> None:
+    """The ingestion ended without a result: its data set has failed too, unless it was ready before the file came."""
+    validating = (DatasetRow.id == row.dataset_id, DatasetRow.state == "validating")
+    query = select(DatasetRow).where(*validating).with_for_update()
+    dataset = session.scalar(query.execution_options(populate_existing=True))
+    if dataset is None:
         return
-    reason, message = row.reason, row.message
+    if dataset.manifest is None:
+        _fail_dataset(dataset, row)
+    else:
+        _forget_second_file(dataset)
+    session.flush()
+
+
+def _fail_dataset(dataset: DatasetRow, row: JobRow) -> None:
+    code, message = row.reason or "failed", row.message
     if row.state == JobState.CANCELLED:
-        reason, message = "cancelled", "The ingestion was cancelled. Upload the file again."
-    session.execute(
-        update(DatasetRow)
-        .where(DatasetRow.id == row.dataset_id, DatasetRow.state == "validating")
-        .values(state="failed", manifest=None, error_code=reason or "failed", error_message=message)
-        .execution_options(synchronize_session=False)
-    )
+        code, message = "cancelled", "The ingestion was cancelled. Upload the file again."
+    dataset.state, dataset.error_code, dataset.error_message = "failed", code, message
+
+
+def _forget_second_file(dataset: DatasetRow) -> None:
+    """As if it had never come; why it was refused stays with its job. See `datasets.begin_second_split`."""
+    options = dict(dataset.options)
+    second = options.pop("second")
+    dataset.state, dataset.bytes, dataset.options = "ready", dataset.bytes - second["bytes"], options
 
 
 def request_cancel(session: Session, project_id: str, job_id: str) -> JobRow:
@@ -343,8 +371,8 @@ def request_cancel(session: Session, project_id: str, job_id: str) -> JobRow:
     )
     ended = row.state == JobState.CANCELLED
     events.record(session, job_id=row.id, fence=row.fence, type="cancelled" if ended else "cancel_requested")
-    if ended:
-        _fail_dataset(session, row)
+    if ended and row.kind == INGEST:
+        _release_dataset(session, row)
     return row
 
 
@@ -365,7 +393,8 @@ def resume(session: Session, project_id: str, job_id: str) -> JobRow:
 
 
 def retry(session: Session, project_id: str, job_id: str) -> JobRow:
-    """Queue a failed or cancelled job again with its counters at 0; its checkpoints and its fence stay."""
+    """Queue a failed or cancelled job again with its counters at 0; its fence stays. Its checkpoints went when it
+    ended, so it starts again from the beginning."""
     before = _locked(session, project_id, job_id, "retry", (JobState.FAILED, JobState.CANCELLED))
     if before.kind == INGEST:
         raise WrongState("The uploaded file is gone. Upload it again instead of retrying its ingestion.")

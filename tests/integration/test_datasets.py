@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from gammabeta.errors import DatasetNotFound, NameTaken, WrongState
 from gammabeta.schemas.jobs import Lane
-from gammabeta.store import datasets, jobs, publishing
+from gammabeta.store import datasets, jobs, listing, publishing
 from gammabeta.store.engine import Database
+from gammabeta.store.jobs import Claim, Outcome
 from gammabeta.store.tables import DEFAULT_PROJECT, DatasetRow
 from tests.integration.samples import attempt, claim, dataset, ingestion, manifest, submit
 
@@ -102,14 +105,46 @@ def test_a_second_file_makes_a_dataset_validating_until_it_is_read(db: Database)
     assert read(db, dataset_id).state == "ready"
 
 
-def test_a_second_file_that_is_refused_fails_the_dataset(db: Database) -> None:
+def _refuse(db: Database, held: Claim) -> None:
+    with db.write() as session:
+        jobs.stop(session, **attempt(held), outcome=Outcome.FAILURE, reason="wrong_columns", message="…")
+
+
+def _lose(db: Database, held: Claim) -> None:
+    with db.write() as session:
+        jobs.stop(session, **attempt(held), outcome=Outcome.LOSS)
+        jobs.request_cancel(session, DEFAULT_PROJECT, held.job_id)
+
+
+def _cancel(db: Database, held: Claim) -> None:
+    with db.write() as session:
+        jobs.request_cancel(session, DEFAULT_PROJECT, held.job_id)
+        jobs.stop(session, **attempt(held), outcome=Outcome.CANCEL)
+
+
+@pytest.mark.parametrize("end", [_refuse, _lose, _cancel])
+def test_a_second_file_that_comes_to_nothing_leaves_the_dataset_as_it_was(
+    db: Database, end: Callable[[Database, Claim], None]
+) -> None:
+    before = read(db, ready(db))
+    begin_second(db, before.id)
+    held = ingestion(db, before.id)
+    end(db, held)
+    after = read(db, before.id)
+    assert (after.state, after.error_code, after.bytes, after.sha256) == ("ready", None, before.bytes, before.sha256)
+    assert (after.manifest, after.options) == (before.manifest, before.options)
+    begin_second(db, before.id)
+    ingest(db, before.id, "train", "test")
+    assert read(db, before.id).bytes == before.bytes + 50
+
+
+def test_the_job_says_why_a_second_file_was_refused(db: Database) -> None:
     dataset_id = ready(db)
     begin_second(db, dataset_id)
-    held = ingestion(db, dataset_id)
-    with db.write() as session:
-        assert publishing.refuse_dataset(session, **attempt(held), code="wrong_columns", message="…")
-    row = read(db, dataset_id)
-    assert (row.state, row.error_code, row.manifest) == ("failed", "wrong_columns", None)
+    _refuse(db, ingestion(db, dataset_id))
+    with db.read() as session:
+        (newest, _) = listing.find(session, DEFAULT_PROJECT, kind=jobs.INGEST)
+    assert (newest.state, newest.reason, newest.dataset_id) == ("failed", "wrong_columns", dataset_id)
 
 
 def test_a_dataset_never_changes_once_a_job_has_used_it(db: Database) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,15 +11,15 @@ from pathlib import Path
 import pytest
 from sqlalchemy.orm import Session
 
-from gammabeta.errors import NotReady
-from gammabeta.schemas.jobs import JobState
-from gammabeta.store import checkpoints, events, jobs
-from gammabeta.store.blobs import FolderBlobs
+from gammabeta.errors import NoSpace, NotReady
+from gammabeta.schemas.jobs import JobState, Lane
+from gammabeta.store import checkpoints, events, jobs, listing
+from gammabeta.store.blobs import FolderBlobs, Tree
 from gammabeta.store.engine import Database
 from gammabeta.store.jobs import Claim
 from gammabeta.store.tables import DEFAULT_PROJECT
 from tests.integration.databases import Clock
-from tests.integration.samples import TTL, attempt, claim, claimed
+from tests.integration.samples import TTL, attempt, claim, claimed, dataset, submit
 from tests.integration.workshop import damage, until
 from worker import keeping
 from worker.lease import Lease
@@ -92,6 +93,22 @@ def test_a_lease_outlives_an_outage_and_is_given_up_after_the_longest_one(db: Da
         assert lost.wait(5)
 
 
+def test_a_lease_is_given_up_though_the_database_neither_answers_nor_refuses(db: Database) -> None:
+    held, lost, answers = claimed(db), threading.Event(), threading.Event()
+
+    class Hanging:
+        @contextmanager
+        def write(self) -> Iterator[Session]:
+            answers.wait(30)
+            raise NotReady
+            yield
+
+    with Lease(Hanging(), held, settings(max_blind_seconds=0.1), on_lost=lost.set):  # type: ignore[arg-type]
+        found = lost.wait(5)
+        answers.set()
+    assert found
+
+
 def test_reports_wait_in_order_while_the_database_is_away(db: Database, away: Away) -> None:
     held = claimed(db)
     outbox = Outbox(held)
@@ -135,6 +152,29 @@ def test_the_reaper_waits_a_lease_after_an_outage(db: Database, away: Away, cloc
     assert until(reaper.reap, "the lease after the outage to pass") == [held.job_id]
 
 
+def test_the_reaper_waits_a_lease_after_it_slept(db: Database, away: Away, clock: Clock) -> None:
+    held = claimed(db)
+    seconds = [100.0]
+    reaper = Reaper(away, settings(lease_seconds=30, reap_seconds=5), clock=lambda: seconds[0])  # type: ignore[arg-type]
+    clock.advance(TTL + 1)
+    seconds[0] += 3_600
+    assert reaper.reap() == []
+    for _ in range(5):
+        seconds[0] += 5
+        assert reaper.reap() == []
+    seconds[0] += 5
+    assert reaper.reap() == [held.job_id]
+
+
+def test_a_reaper_that_looks_seldom_reaps_all_the_same(db: Database, away: Away, clock: Clock) -> None:
+    held = claimed(db)
+    seconds = [0.0]
+    reaper = Reaper(away, settings(lease_seconds=30, reap_seconds=600), clock=lambda: seconds[0])  # type: ignore[arg-type]
+    clock.advance(TTL + 1)
+    seconds[0] += 600 * 1.2
+    assert reaper.reap() == [held.job_id]
+
+
 def test_the_newest_two_checkpoints_are_kept_and_a_damaged_one_is_passed_over(db: Database, tmp_path: Path) -> None:
     held, blobs = claimed(db), FolderBlobs(tmp_path / "blobs")
     for step in (10, 20, 30):
@@ -174,6 +214,54 @@ def test_checkpoints_go_when_the_job_has_ended_and_not_before(db: Database, tmp_
     keeping.sweep(db, blobs)
     assert keeping.newest_sound(db, blobs, held.job_id) is None
     assert not (blobs.root / "jobs" / held.job_id).exists()
+
+
+def test_what_a_retried_job_writes_outlives_the_cleaning_of_what_it_was_before(db: Database, tmp_path: Path) -> None:
+    held, blobs = claimed(db), FolderBlobs(tmp_path / "blobs")
+    places = [blobs.root / "jobs" / held.job_id / f"f{fence:06d}" / "ckpt-1" for fence in (1, 2)]
+    for place in places:
+        place.mkdir(parents=True)
+    with db.write() as session:
+        jobs.stop(session, **attempt(held), outcome=jobs.Outcome.FAILURE)
+    assert keeping.drop_if_ended(db, blobs, held.job_id)
+    assert [place.exists() for place in places] == [False, True]
+
+
+def test_a_checkpoint_that_finds_no_space_does_not_stay_in_scratch(db: Database, tmp_path: Path) -> None:
+    class Full(FolderBlobs):
+        def put_tree(self, prefix: str, folder: Path) -> Tree:
+            raise NoSpace(f"{folder} does not fit into {prefix}")
+
+    folder = tmp_path / "ckpt-1"
+    folder.mkdir()
+    with pytest.raises(NoSpace):
+        keeping.store(Full(tmp_path / "blobs"), claimed(db), folder, step=1, lease_ms=TTL)
+    assert not folder.exists()
+
+
+def test_sweeping_removes_uploads_that_nobody_will_read_and_what_was_never_completed(
+    db: Database, tmp_path: Path
+) -> None:
+    blobs = FolderBlobs(tmp_path / "blobs")
+    read, waiting = dataset(db, "read"), dataset(db, "waiting")
+    for dataset_id in (read, waiting):
+        submit(db, kind=jobs.INGEST, lane=Lane.LIGHT, devices=0, model=None, dataset_id=dataset_id)
+    with db.write() as session:
+        (newest, oldest) = listing.find(session, DEFAULT_PROJECT)
+        assert oldest.dataset_id == read
+        jobs.request_cancel(session, DEFAULT_PROJECT, oldest.id)
+    uploads = {name: blobs.upload_path(name) for name in (read, waiting, "ds_gone", "ds_new", "old.part", "new.part")}
+    for path in uploads.values():
+        path.write_bytes(b"a,y")
+    begun = [blobs.root / "tmp" / name for name in ("old", "new")]
+    for path in begun:
+        path.mkdir(parents=True)
+    for path in (uploads["ds_gone"], uploads["old.part"], begun[0]):
+        os.utime(path, (1, 1))
+    keeping.sweep(db, blobs)
+    assert {name for name, path in uploads.items() if path.exists()} == {waiting, "ds_new", "new.part"}
+    assert [path.exists() for path in begun] == [False, True]
+    assert newest.dataset_id == waiting
 
 
 def _row(db: Database, held: Claim) -> jobs.JobRow:

@@ -74,7 +74,7 @@ def taken_over(db: Database, clock: Clock) -> tuple[Claim, Claim]:
     zombie = claimed(db)
     clock.advance(TTL + 1)
     assert reap(db) == [(zombie.job_id, JobState.QUEUED)]
-    clock.advance(2_000)
+    clock.advance(3_000)
     successor = claim(db, worker="w2")
     assert successor is not None
     return zombie, successor
@@ -254,15 +254,39 @@ def test_leases_that_expire_up_to_the_limit_end_the_job(db: Database, clock: Clo
     assert error.code == "lease_expired"
 
 
-def test_the_reaper_backs_off_longer_after_each_loss(db: Database, clock: Clock) -> None:
-    submit(db, max_losses=9)
-    for wait in (2_000, 4_000):
-        assert claim(db) is not None
-        clock.advance(TTL + 1)
-        reap(db)
-        clock.advance(wait - 1)
+def _pause(db: Database, clock: Clock, job_id: str) -> int:
+    return read(db, job_id).run_after_ms - clock.ms
+
+
+def test_the_pause_after_a_loss_doubles_up_to_five_minutes_however_it_was_noticed(db: Database, clock: Clock) -> None:
+    job_id = submit(db, max_losses=20)
+    for losses, seconds in enumerate((2, 4, 8, 16, 32, 64, 128, 256, 300, 300)):
+        held = claim(db)
+        assert held is not None
+        if losses % 2:
+            clock.advance(TTL + 1)
+            reap(db)
+        else:
+            stop(db, held, Outcome.LOSS, backoff_ms=2_000)
+        assert 800 * seconds <= _pause(db, clock, job_id) <= 1_200 * seconds
+        clock.advance(_pause(db, clock, job_id) - 1)
         assert claim(db) is None
         clock.advance(1)
+
+
+def test_what_is_charged_to_no_counter_waits_for_nothing(db: Database, clock: Clock) -> None:
+    held = claimed(db)
+    stop(db, held, Outcome.DRAIN, backoff_ms=2_000)
+    assert _pause(db, clock, held.job_id) == 0
+
+
+def test_by_default_what_may_pass_is_tried_three_times_and_what_comes_again_once(db: Database) -> None:
+    submit(db)
+    states = []
+    while held := claim(db):
+        states.append(stop(db, held, Outcome.RETRYABLE_FAILURE))
+    assert states == [JobState.QUEUED, JobState.QUEUED, JobState.FAILED]
+    assert stop(db, claimed(db), Outcome.FAILURE) == JobState.FAILED
 
 
 def test_two_reapers_reap_a_job_once(db: Database, clock: Clock) -> None:
@@ -418,7 +442,9 @@ def test_only_the_holder_forgets_older_checkpoints_and_it_keeps_the_newest(db: D
         assert checkpoints.forget_older(session, **attempt(zombie), kept=1) == []
         assert checkpoints.forget_older(session, **attempt(held), kept=2) == ["ckpt-10"]
         assert [row.step for row in checkpoints.checkpoints_of(session, held.job_id)] == [30, 20]
-        checkpoints.forget(session, held.job_id)
+        checkpoints.forget(session, held.job_id, fence=zombie.fence)
+        assert [row.step for row in checkpoints.checkpoints_of(session, held.job_id)] == [30, 20]
+        checkpoints.forget(session, held.job_id, fence=held.fence)
         assert checkpoints.checkpoints_of(session, held.job_id) == []
 
 
@@ -469,8 +495,7 @@ def test_an_ingestion_makes_its_dataset_ready(db: Database) -> None:
 
 
 def _refused(db: Database, clock: Clock, held: Claim) -> None:
-    with db.write() as session:
-        assert publishing.refuse_dataset(session, **attempt(held), code="ragged_rows", message="line 7\0")
+    stop(db, held, Outcome.FAILURE, reason="ragged_rows", message="line 7\0")
 
 
 def _failed(db: Database, clock: Clock, held: Claim) -> None:

@@ -16,6 +16,7 @@ from worker.failures import TrainingFailed, report_of
         (TrainingFailed("non_finite_loss", "at step 3"), "non_finite_loss", False),
         (torch.OutOfMemoryError("CUDA out of memory"), "oom_cuda", False),
         (MemoryError(), "oom_host", False),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "oom_host", False),
         (OSError(errno.ENOSPC, "No space left on device"), "no_space", True),
         (OSError(errno.EACCES, "Permission denied"), "training_error", False),
         (RuntimeError("shapes differ"), "training_error", False),
@@ -25,3 +26,9 @@ def test_error_becomes_a_failed_message(error: Exception, code: str, retryable: 
     report = report_of(error)
     assert (report.code, report.retryable) == (code, retryable)
     assert report.message
+
+
+def test_what_torch_raises_without_memory_is_told_as_that() -> None:
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(10**15)
+    assert report_of(raised.value).code == "oom_host"

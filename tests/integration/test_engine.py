@@ -1,0 +1,31 @@
+"""What PostgreSQL is given time for."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import text
+
+from gammabeta.errors import NotReady
+from gammabeta.store.engine import Database
+
+pytestmark = pytest.mark.parametrize("kind", ["postgresql"])
+SHOWN = text("SHOW statement_timeout")
+
+
+def test_a_statement_ends_after_half_a_minute_and_a_migration_does_not(url: str) -> None:
+    db = Database(url)
+    with db.read() as session:
+        assert session.scalar(SHOWN) == "30s"
+    with db.connection() as connection:
+        assert connection.scalar(SHOWN) == "0"
+    with db.read() as session:
+        assert session.scalar(SHOWN) == "30s"
+    db.dispose()
+
+
+def test_the_address_may_say_otherwise_and_what_takes_too_long_is_not_ready(url: str) -> None:
+    joint = "&" if "?" in url else "?"
+    db = Database(f"{url}{joint}options=-c%20statement_timeout%3D50&connect_timeout=3")
+    with pytest.raises(NotReady), db.read() as session:
+        session.execute(text("SELECT pg_sleep(20)"))
+    db.dispose()
