@@ -91,7 +91,19 @@ class Datasets:
                 "POST", "/v1/datasets", params=params, body=body, headers=_keyed(None), repeatable=True
             )
         dataset = parse(Dataset, response)
-        return self.wait(dataset.id, timeout=timeout) if wait else dataset
+        if not wait:
+            return dataset
+        ready = self.wait(dataset.id, timeout=timeout)
+        if test_of is not None:
+            self._raise_refusal_of_second_file(ready.id)
+        return ready
+
+    def _raise_refusal_of_second_file(self, dataset: str) -> None:
+        """The data set is `ready` as it was before a bad second file; why that was refused stands in its job."""
+        newest = _listed(self._connection, Job, "/v1/jobs", {"kind": "ingest"}, PAGE)
+        error = next((job.error for job in newest if job.dataset == dataset), None)
+        if error is not None:
+            raise DatasetInvalid(error.code, error.message)
 
     def wait(self, dataset: str, *, timeout: float | None = None) -> Dataset:
         """Wait until the file was read. Raises DatasetInvalid where it was refused."""

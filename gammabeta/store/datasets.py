@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from sqlalchemy import delete as delete_rows
 from sqlalchemy import or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -35,11 +36,14 @@ def create(
     options: dict[str, Any],
     id: str | None = None,
 ) -> DatasetRow:
-    """A data set whose file was received and is to be read. `id`: one that was made with `new_id("ds")` before.
+    """A data set whose file was received and is to be read; it takes the place of one of its name whose file was
+    refused. `id`: one that was made with `new_id("ds")` before.
 
     Raises:
         NameTaken: the project has one of this name.
     """
+    refused = (DatasetRow.project_id == project_id, DatasetRow.name == name, DatasetRow.state == "failed")
+    session.execute(delete_rows(DatasetRow).where(*refused).execution_options(synchronize_session=False))
     row = DatasetRow(
         id=id or new_id("ds"),
         project_id=project_id,
@@ -55,7 +59,9 @@ def create(
     try:
         session.flush()
     except IntegrityError as exc:
-        raise NameTaken(f"The name of a data set must be new. There is a '{name}': choose another one.") from exc
+        raise NameTaken(
+            f"The name of a data set must be new. There is already a '{name}': choose another one, or delete that."
+        ) from exc
     session.refresh(row)
     return row
 

@@ -80,7 +80,7 @@ def publish_version(session: Session, *, job_id: str, fence: int, publication: P
 
 
 def _brief(metrics: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """What a version can do, in single numbers: a job that stopped early shows its last epoch, and published another."""
+    """What a version can do, in single numbers: the progress of a job that stopped early is of another epoch."""
     return {
         split: {name: value for name, value in values.items() if isinstance(value, int | float)}
         for split, values in metrics.items()

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gammabeta import Client
+from gammabeta.errors import DatasetInvalid
 from tests.acceptance.stack import Stack, until
 
 RNG = np.random.default_rng(0)
@@ -65,6 +67,24 @@ def test_bad_file_fails_with_its_reason_and_keeps_nothing(
     assert (found["splits"], found["features"]) == ({}, [])
     uploads = stack.home / "blobs" / "uploads"
     until(lambda: not list(uploads.glob(f"*{found['id']}*")), "the uploaded bytes to be removed")
+
+
+def test_corrected_file_takes_the_name_of_the_refused_one(stack: Stack) -> None:
+    query = {"name": "again", "format": "csv", "target": "y"}
+    assert stack.upload(csv("a,y", "1,p", "nan,q"), **query)["state"] == "failed"
+    assert stack.upload(csv("a,y", "1,p", "2,q"), **query)["state"] == "ready"
+    taken = stack.http.post("/v1/datasets", params=query, content=csv("a,y", "1,p", "2,q"))
+    assert (taken.status_code, taken.json()["code"]) == (409, "name_taken")
+
+
+def test_bad_second_file_leaves_the_data_set_as_it_was(stack: Stack) -> None:
+    first = stack.upload(csv("a,y", "1,p", "2,q"), name="pair", format="csv", target="y")
+    after = stack.upload(csv("b,y", "1,p"), format="csv", split="test", of=first["id"])
+    assert after == first
+    with Client(stack.url) as client, pytest.raises(DatasetInvalid, match="no column 'a'"):
+        client.datasets.upload(csv("b,y", "1,p"), format="csv", test_of=first["id"])
+    both = stack.upload(csv("a,y", "3,q"), format="csv", split="test", of=first["id"])
+    assert both["splits"] == {"train": 2, "test": 1}
 
 
 def test_empty_body_is_refused_before_anything_is_stored(stack: Stack) -> None:
