@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from time import perf_counter
 
-from gammabeta.schemas.batchnorm import BatchNormState
+from gammabeta.schemas.batchnorm import BatchNormState, LayerState
 from gammabeta.schemas.jobs import JobWarning
 from gammabeta.schemas.networks import BatchNorm
 from gammabeta.schemas.plans import NetworkPlan
@@ -106,15 +106,21 @@ class Reporter:
 
 
 def cold_statistics(plan: NetworkPlan, state: BatchNormState) -> tuple[JobWarning, ...]:
-    """A warning for each batch-norm layer whose moving statistics still are to a good part their initial values."""
+    """A warning of the batch-norm layers whose moving statistics still are to a good part their initial values; those
+    that are alike share one."""
     trained = {spec.name for layer in plan.layers if isinstance(spec := layer.spec, BatchNorm) and spec.trainable}
-    return tuple(
-        JobWarning(
-            code="moving_statistics_cold",
-            message=f"{layer.initial_weight:.0%} of the moving statistics of '{layer.name}' are still their initial "
-            f"values (momentum {layer.momentum:g} after {layer.updates} updates), and predictions use them. Train for "
-            f"more steps, or write a momentum of at most {COLD ** (1 / max(1, layer.updates)):.3g}.",
-        )
-        for layer in state.layers
-        if layer.name in trained and layer.initial_weight > COLD
+    alike: dict[tuple[float, int], list[LayerState]] = {}
+    for layer in state.layers:
+        if layer.name in trained and layer.initial_weight > COLD:
+            alike.setdefault((layer.momentum, layer.updates), []).append(layer)
+    return tuple(_cold(layers) for layers in alike.values())
+
+
+def _cold(layers: list[LayerState]) -> JobWarning:
+    first, names = layers[0], ", ".join(f"'{layer.name}'" for layer in layers)
+    return JobWarning(
+        code="moving_statistics_cold",
+        message=f"{first.initial_weight:.0%} of the moving statistics of {names} are still their initial values "
+        f"(momentum {first.momentum:g} after {first.updates} updates), and predictions use them. Train for more steps, "
+        f"or write a momentum of at most {COLD ** (1 / max(1, first.updates)):.3g}.",
     )

@@ -260,9 +260,11 @@ def memory_bytes(plan: NetworkPlan, training: TrainingSpec) -> int:
 def _messages(resolved: Resolved, manifest: DatasetManifest) -> Iterator[Message]:
     steps = steps_of(resolved.request.training, manifest)
     specs = {layer.name: layer for layer in resolved.plan.layers}
+    yield from _momentum_messages(resolved.plan, steps)
     for index, layer in enumerate(resolved.plan.layers):
         if isinstance(layer.spec, BatchNorm):
-            yield from _norm_messages(f"network.layers[{index}]", layer, specs, resolved, steps)
+            batch_size = resolved.request.training.batch_size
+            yield from _norm_messages(f"network.layers[{index}]", layer, specs, batch_size)
     warmup = resolved.request.training.schedule.warmup_steps
     if warmup >= steps:
         yield Message(
@@ -282,33 +284,37 @@ def _messages(resolved: Resolved, manifest: DatasetManifest) -> Iterator[Message
         )
 
 
-def _norm_messages(
-    field: str, layer: LayerPlan, specs: dict[str, LayerPlan], resolved: Resolved, steps: int
-) -> Iterator[Message]:
-    norm = layer.spec
-    if not isinstance(norm, BatchNorm):
-        return
-    weight = norm.momentum**steps
-    if norm.trainable and weight > COLD:
-        yield Message(
-            field=f"{field}.momentum",
-            severity="warning",
-            code="moving_statistics_cold",
-            message=f"After {steps} steps with momentum {norm.momentum:g}, {weight:.0%} of the moving statistics of "
-            f"'{layer.name}' will still be their initial values, and predictions will use them. Train for more steps, "
-            f"or write a momentum of at most {COLD ** (1 / steps):.3g}.",
-        )
-    if norm.trainable and norm.momentum < FORGETFUL:
-        yield Message(
-            field=f"{field}.momentum",
-            severity="warning",
-            code="momentum_forgets",
-            message=f"Momentum is the weight of the old value here, as in Keras: with {norm.momentum:g}, "
-            f"'{layer.name}' forgets all but the last batches. torch's {norm.momentum:g} is {1 - norm.momentum:g} "
-            "here.",
-        )
+def _momentum_messages(plan: NetworkPlan, steps: int) -> Iterator[Message]:
+    """Remarks that layers of one momentum share, with the field of the first of them."""
+    alike: dict[float, list[tuple[int, str]]] = {}
+    for index, layer in enumerate(plan.layers):
+        if isinstance(layer.spec, BatchNorm) and layer.spec.trainable:
+            alike.setdefault(layer.spec.momentum, []).append((index, layer.name))
+    for momentum, layers in alike.items():
+        field, names = f"network.layers[{layers[0][0]}].momentum", ", ".join(f"'{name}'" for _, name in layers)
+        if momentum**steps > COLD:
+            yield Message(
+                field=field,
+                severity="warning",
+                code="moving_statistics_cold",
+                message=f"After {steps} steps with momentum {momentum:g}, {momentum**steps:.0%} of the moving "
+                f"statistics of {names} will still be their initial values, and predictions will use them. Train for "
+                f"more steps, or write a momentum of at most {COLD ** (1 / steps):.3g}.",
+            )
+        if momentum < FORGETFUL:
+            yield Message(
+                field=field,
+                severity="warning",
+                code="momentum_forgets",
+                message=f"Momentum is the weight of the old value here, as in Keras: with {momentum:g}, {names} will "
+                f"forget all but the last batches. torch's {momentum:g} is {1 - momentum:g} here.",
+            )
+
+
+def _norm_messages(field: str, layer: LayerPlan, specs: dict[str, LayerPlan], batch_size: int) -> Iterator[Message]:
     feeder = specs.get(layer.inputs[0])
-    if feeder and isinstance(feeder.spec, Dense | Conv2D) and feeder.spec.use_bias and norm.center:
+    centred = isinstance(layer.spec, BatchNorm) and layer.spec.center
+    if feeder and isinstance(feeder.spec, Dense | Conv2D) and feeder.spec.use_bias and centred:
         yield Message(
             field=field,
             severity="info",
@@ -316,7 +322,7 @@ def _norm_messages(
             message=f"The bias of '{feeder.name}' does nothing before '{layer.name}', which centres it away and adds "
             'beta. Write "use_bias": false there.',
         )
-    if resolved.request.training.batch_size == 1 and len(layer.output_shape) == 1:
+    if batch_size == 1 and len(layer.output_shape) == 1:
         yield Message(
             field="training.batch_size",
             severity="warning",

@@ -187,3 +187,10 @@ def test_dry_run_warns_of_a_warm_up_without_end() -> None:
     training = {"epochs": 4, "schedule": {"name": "constant", "warmup_steps": 500}}
     said = dry_run(resolved(manifest(), training=training), manifest())
     assert "warmup_never_ends" in {each.code for each in said.messages}
+
+
+def test_remark_on_momentum_is_made_once_for_layers_that_are_alike() -> None:
+    network = {"preset": "mlp", "hidden": [8, 8]}
+    said = dry_run(resolved(manifest(), network=network, training={"epochs": 1}), manifest())
+    (warning,) = [each for each in said.messages if each.code == "moving_statistics_cold"]
+    assert "'batch_norm', 'batch_norm_1'" in warning.message
