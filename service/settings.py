@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
@@ -42,8 +42,8 @@ class ServiceSettings(StoreSettings):
     """After how much silence an event stream says that it lives."""
     drain_seconds: int = Field(default=10, ge=0)
     """How long requests in progress may take when the service is told to stop."""
-    log_level: str = "info"
-    """debug, info, warning or error."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """How much is logged: debug, info, warning or error."""
     access_log: bool = False
     """Whether each request is logged."""
 

@@ -12,6 +12,8 @@ import resource
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from polars.exceptions import PanicException
+
 from gammabeta import logs
 from gammabeta.errors import DatasetInvalid
 from gammabeta.schemas.datasets import DatasetManifest
@@ -62,7 +64,7 @@ def answer(order: IngestFile) -> Done | Refused | Failed:
             message=str(error),
             retryable=True,
         )
-    except Exception as error:
+    except (Exception, PanicException) as error:  # a panic of polars is no Exception
         log.exception("file not read", job=order.job_id)
         return Failed(code="ingestion_error", message=f"{type(error).__name__}: {error}"[:1_000])
     return Done(path=order.scratch)

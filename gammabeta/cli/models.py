@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 from zipfile import BadZipFile
@@ -167,10 +167,23 @@ def _csv_rows(fitted: FittedPreprocessing, data: bytes) -> list[dict[str, Any]]:
     kinds = {column.name: column.kind for column in fitted.columns}
     reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig", errors="replace")))
     header = reader.fieldnames or ()
+    if not kinds.keys() & set(header):
+        raise MalformedRequest(
+            f"A csv file must have columns of the model in its first line: {', '.join(kinds)}. Received: "
+            f"{', '.join(header) or 'nothing'}. Separate them with commas."
+        )
     if unused := [name for name in header if name not in kinds]:
         show.note(f"Columns that the model does not read: {', '.join(unused)}.")
     _note_absent(fitted, header)
-    return [{name: _cell(row[name], kinds[name]) for name in row if name in kinds} for row in reader]
+    return [_record(row, kinds, reader.line_num) for row in reader]
+
+
+def _record(row: Mapping[Any, Any], kinds: Mapping[str, str], line: int) -> dict[str, Any]:
+    if None in row or None in row.values():  # so the reader marks cells without a column, and columns without a cell
+        raise MalformedRequest(
+            f"Each row of a csv file must have as many cells as the first line. Look at line {line}."
+        )
+    return {name: _cell(text, kinds[name]) for name, text in row.items() if name in kinds}
 
 
 def _note_absent(fitted: FittedPreprocessing, present: Collection[str]) -> None:
@@ -180,8 +193,8 @@ def _note_absent(fitted: FittedPreprocessing, present: Collection[str]) -> None:
             show.note(f"Columns that no row has, which count as missing values: {', '.join(absent)}.")
 
 
-def _cell(text: str | None, kind: str) -> str | float | None:
-    if text is None or not text.strip():
+def _cell(text: str, kind: str) -> str | float | None:
+    if not text.strip():
         return None
     try:
         return float(text) if kind == "numeric" else text

@@ -371,6 +371,26 @@ def test_columns_that_no_row_has_are_named(
     assert ran.err == "Columns that no row has, which count as missing values: age.\n"
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("age;job\n39;a\n", "must have columns of the model in its first line: age, job. Received: age;job."),
+        ("age,job\n39,a\n40\n", "Look at line 3"),
+        ("age,job\n39,a,b\n", "Look at line 2"),
+    ],
+    ids=["another separator", "a cell too few", "a cell too many"],
+)
+def test_csv_file_that_does_not_fit_is_refused_before_it_is_sent(
+    run: Run, service: FakeService, tmp_path: Path, text: str, words: str
+) -> None:
+    (tmp_path / "rows.csv").write_text(text)
+    service.on("GET", "/v1/models/census/versions/2", ok(version()))
+    ran = run("predict", "census", "-i", str(tmp_path / "rows.csv"), "--version", "2")
+    assert ran.code != 0
+    assert words in ran.err
+    assert [each.method for each in service.requests] == ["GET"]
+
+
 @pytest.mark.parametrize("name", ["x", "x_test"])
 def test_predict_reads_the_rows_of_an_npz_file(run: Run, service: FakeService, tmp_path: Path, name: str) -> None:
     np.savez(tmp_path / "rows.npz", **{name: np.array([[1.0, 2.5]])}, y_test=np.array([1]))
