@@ -165,11 +165,13 @@ class Workshop:
 
     def second_upload(self, dataset_id: str, data: bytes, **options: Any) -> str:
         """The test split in a file of its own: the job that reads it."""
-        self.blobs.upload_path(dataset_id).write_bytes(data)
         with self.db.write() as session:
             row = datasets.get(session, DEFAULT_PROJECT, dataset_id)
             datasets.begin_second_split(session, row, bytes=len(data), sha256="0" * 64, options=options)
-            return jobs.submit(session, _ingestion(dataset_id, options)).id
+            job_id = jobs.submit(session, _ingestion(dataset_id, options)).id
+            # As the service does: under the lock, or the worker could take it for the first file, and remove it.
+            self.blobs.upload_path(dataset_id).write_bytes(data)
+        return job_id
 
     def ready_dataset(self) -> str:
         """Well separated classes."""
