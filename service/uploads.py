@@ -70,16 +70,6 @@ async def received(request: Request, context: Context, path: Path) -> AsyncItera
         path.unlink(missing_ok=True)
 
 
-def keep(file: Received, place: Path) -> None:
-    """Give the file its place, for good: the name is on the disk before this returns."""
-    file.path.replace(place)
-    folder = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 async def _copy(request: Request, context: Context, file: BinaryIO) -> tuple[int, str]:
     hashed, size, block = hashlib.sha256(), 0, bytearray()
 

@@ -18,11 +18,9 @@ from gammabeta import logs
 from gammabeta.errors import DatasetInvalid
 from gammabeta.schemas.datasets import DatasetManifest
 from worker import arrays, parentage, tables
-from worker.messages import Done, Failed, IngestFile, IngestLimits, Refused, decode_order, encode
+from worker.messages import MANIFEST, Done, Failed, IngestFile, IngestLimits, Refused, decode_order, encode
 
 log = logs.get(__name__)
-
-MANIFEST = "manifest.json"
 
 
 def main(connection: Connection) -> None:

@@ -22,6 +22,9 @@ from gammabeta.schemas.datasets import DatasetFormat, DatasetManifest
 from gammabeta.schemas.jobs import Progress as JobProgress
 from gammabeta.schemas.jobs import ResolvedTrainRequest
 
+MANIFEST = "manifest.json"
+"""The file in which a finished ingestion hands over its `DatasetManifest`."""
+
 StopReason: TypeAlias = Literal["cancel", "pause", "drain"]
 
 

@@ -13,8 +13,7 @@ from gammabeta.store.blobs import FolderBlobs
 from gammabeta.store.jobs import Claim
 from gammabeta.store.publishing import Publication
 from worker import results
-
-MANIFEST = "manifest.json"
+from worker.messages import MANIFEST
 
 
 def publication(folder: Path, claim: Claim, blobs: FolderBlobs) -> Publication:

@@ -134,6 +134,10 @@ class FolderBlobs:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
+    def keep_upload(self, received: Path, dataset_id: str) -> None:
+        """Give a received file its place, for good: the name is on the disk before this returns."""
+        _publish(received, self.upload_path(dataset_id))
+
     def delete(self, key: str) -> None:
         """Remove a file, for instance `uploads/ds_01`. Nothing happens where there is none."""
         self._inside(key).unlink(missing_ok=True)

@@ -172,7 +172,12 @@ def claim(session: Session, *, worker_id: str, lane: Lane, free: int, ttl_ms: in
     # MATERIALIZED: the choice is made once, and SKIP LOCKED lets concurrent claims choose different rows.
     chosen = (
         select(JobRow.id)
-        .where(_is(JobState.QUEUED), JobRow.run_after_ms <= now_ms(), JobRow.lane == lane, JobRow.devices <= free)
+        .where(
+            leases.in_state(JobState.QUEUED),
+            JobRow.run_after_ms <= now_ms(),
+            JobRow.lane == lane,
+            JobRow.devices <= free,
+        )
         .order_by(JobRow.priority.desc(), JobRow.created_ms, JobRow.id)
         .limit(1)
         .with_for_update(skip_locked=True)
@@ -269,7 +274,7 @@ def stop(
 def reap(session: Session, *, backoff_ms: int = 2_000) -> list[tuple[str, JobState]]:
     """End the attempts whose lease has expired, of all workers: `(job id, its state now)`. One statement, so that two
     reapers, or a reaper and a late renewal, cannot both have a row."""
-    statement = update(JobRow).where(_is(JobState.RUNNING), JobRow.lease_until_ms < now_ms())
+    statement = update(JobRow).where(leases.in_state(JobState.RUNNING), JobRow.lease_until_ms < now_ms())
     reaped = _move(
         session,
         statement.values(
@@ -421,8 +426,3 @@ def _move(session: Session, statement: Update) -> list[JobRow]:
     """The rows that the statement moved, as they are now."""
     moved = statement.returning(JobRow).execution_options(synchronize_session=False, populate_existing=True)
     return list(session.scalars(moved))
-
-
-def _is(state: JobState) -> ColumnElement[bool]:
-    """Written into the statement as text, since a planner uses the partial indexes only for a state that it can see."""
-    return JobRow.state == literal(state.value, Words(), literal_execute=True)

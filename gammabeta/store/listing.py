@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from gammabeta.errors import InvalidRequest
 from gammabeta.schemas.jobs import Job, JobError, JobState, JobStatus, JobWarning, Progress
+from gammabeta.store import leases
 from gammabeta.store.tables import JobRow, Words, moment
 
 
@@ -82,9 +83,7 @@ def queue_position(session: Session, row: JobRow) -> int | None:
         and_(JobRow.priority == row.priority, JobRow.created_ms < row.created_ms),
         and_(JobRow.priority == row.priority, JobRow.created_ms == row.created_ms, JobRow.id < row.id),
     )
-    query = select(func.count()).where(
-        JobRow.state == literal(JobState.QUEUED.value, Words(), literal_execute=True), JobRow.lane == row.lane, ahead
-    )
+    query = select(func.count()).where(leases.in_state(JobState.QUEUED), JobRow.lane == row.lane, ahead)
     return 1 + (session.scalar(query) or 0)
 
 

@@ -163,7 +163,7 @@ def _create(context: Context, query: UploadQuery, file: Received, key: str | Non
 
     def create() -> dict[str, Any]:
         row = _first(session, query, file, dataset_id) if query.of is None else _second(session, query, file)
-        uploads.keep(file, context.blobs.upload_path(row.id))
+        context.blobs.keep_upload(file.path, row.id)
         return datasets.to_schema(row).model_dump(mode="json")
 
     with context.database.write() as session:
