@@ -39,29 +39,33 @@ from gammabeta.errors import (
     VersionNotFound,
     WrongState,
 )
+from gammabeta.schemas.adjustments import ConstantAdjustment, NormalAdjustment, UniformAdjustment
 from gammabeta.schemas.batchnorm import BatchNormState, LayerState
+from gammabeta.schemas.constraints import Constraint
 from gammabeta.schemas.datasets import Dataset
 from gammabeta.schemas.initializers import Initializer
 from gammabeta.schemas.jobs import DryRun, Event, Job, TrainRequest
-from gammabeta.schemas.models import Model, Version
-from gammabeta.schemas.networks import (
+from gammabeta.schemas.layers import (
     Activation,
     Add,
     AveragePool,
-    BatchNorm,
-    BatchNormOptions,
-    CnnPreset,
     Concatenate,
+    Conv1D,
     Conv2D,
     Dense,
+    DepthwiseConv2D,
     Dropout,
     Flatten,
     GlobalAveragePool,
-    LayersNetwork,
     MaxPool,
-    MlpPreset,
 )
+from gammabeta.schemas.models import Model, Version
+from gammabeta.schemas.networks import LayersNetwork
+from gammabeta.schemas.normalization import BatchNorm
 from gammabeta.schemas.preprocessing import PreprocessingSpec
+from gammabeta.schemas.presets import BatchNormOptions, CnnPreset, MlpPreset, ResnetPreset
+from gammabeta.schemas.regularizers import Regularizer
+from gammabeta.schemas.renorm import RenormClipping
 from gammabeta.schemas.training import (
     SGD,
     Adam,
@@ -91,13 +95,17 @@ __all__ = [
     "CnnPreset",
     "Concatenate",
     "Conflict",
+    "ConstantAdjustment",
     "ConstantSchedule",
+    "Constraint",
+    "Conv1D",
     "Conv2D",
     "CosineSchedule",
     "Dataset",
     "DatasetInvalid",
     "DatasetNotFound",
     "Dense",
+    "DepthwiseConv2D",
     "Dropout",
     "DryRun",
     "EarlyStopping",
@@ -122,18 +130,23 @@ __all__ = [
     "ModelNotFound",
     "NameTaken",
     "NoSpace",
+    "NormalAdjustment",
     "NotFound",
     "NotReady",
     "NotSupported",
     "Prediction",
     "PreprocessingSpec",
     "RMSprop",
+    "Regularizer",
+    "RenormClipping",
+    "ResnetPreset",
     "ServiceFault",
     "ServiceUnreachable",
     "StepSchedule",
     "TooLarge",
     "TrainRequest",
     "TrainingSpec",
+    "UniformAdjustment",
     "UnsupportedMediaType",
     "Version",
     "VersionNotFound",

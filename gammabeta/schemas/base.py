@@ -7,7 +7,16 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    Tag,
+)
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 from pydantic_core.core_schema import no_info_before_validator_function
@@ -58,6 +67,16 @@ class AtMost:
             context = {"most": self.length, "length": len(value)}
             raise PydanticCustomError("too_long", "must have at most {most} entries; this has {length}", context)
         return value
+
+
+def _arity(value: Any) -> str:
+    return "many" if isinstance(value, list | tuple) else "one"
+
+
+ONE, MANY = Tag("one"), Tag("many")
+ONE_OR_MANY = Discriminator(_arity)
+"""Of `Annotated[Annotated[int, ONE] | Annotated[tuple[int, ...], MANY], ONE_OR_MANY]`: a list decides which is meant,
+so that the errors are those of that part alone."""
 
 
 def not_supported(what: str, instead: str, *, key: str | None = None) -> PydanticCustomError:

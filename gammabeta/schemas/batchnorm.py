@@ -21,10 +21,11 @@ ARRAYS = ("gamma", "beta", "moving_mean", "moving_variance")
 @dataclass(frozen=True, kw_only=True)
 class LayerState:
     """The state of one batch-norm layer. Each array is float32 of shape `[C]`; gamma is None with `scale` off, beta
-    with `center` off. `momentum` is the weight of the old value (Keras)."""
+    with `center` off. Of several axes C is the product of their extents, in the order of the axes. `momentum` is the
+    weight of the old value (Keras)."""
 
     name: str
-    axis: int
+    axis: int | tuple[int, ...]
     epsilon: float
     momentum: float
     gamma: NDArray[np.float32] | None
@@ -33,6 +34,8 @@ class LayerState:
     moving_variance: NDArray[np.float32]
     updates: int
     """How many training batches moved the statistics."""
+    skipped: int = 0
+    """How many did not, since their mean or variance was not finite."""
 
     @property
     def channels(self) -> int:

@@ -1,61 +1,79 @@
-"""Initial values by their Keras names: `"zeros"`, or `{"class_name": "constant", "config": {"value": 0.5}}`.
-
-Each becomes one `Initializer`. `orthogonal` and `identity` need two dimensions, and a batch-norm parameter has one, so
-they are refused here.
-"""
+"""Initial values by their Keras names: `"zeros"`, or `{"class_name": "RandomNormal", "config": {"stddev": 0.01}}`, or
+the numbers themselves in a list."""
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, Field, model_serializer, model_validator
 
-from gammabeta.schemas.base import Request
+from gammabeta.schemas.base import MANY, ONE, ONE_OR_MANY, AtMost, Request
+from gammabeta.schemas.notation import Notation
 
-InitializerName = Literal[
+InitializerName: TypeAlias = Literal[
     "zeros",
     "ones",
     "constant",
     "random_normal",
     "random_uniform",
     "truncated_normal",
+    "variance_scaling",
     "glorot_uniform",
     "glorot_normal",
     "he_uniform",
     "he_normal",
     "lecun_uniform",
     "lecun_normal",
+    "orthogonal",
 ]
 
-_ALIASES = {"zero": "zeros", "one": "ones", "normal": "random_normal", "uniform": "random_uniform"}
-_CONFIG: dict[str, frozenset[str]] = {
+_SCALED = frozenset({"seed"})
+_TAKES: dict[str, frozenset[str]] = {
     "zeros": frozenset(),
     "ones": frozenset(),
     "constant": frozenset({"value"}),
     "random_normal": frozenset({"mean", "stddev", "seed"}),
-    "truncated_normal": frozenset({"mean", "stddev", "seed"}),
     "random_uniform": frozenset({"minval", "maxval", "seed"}),
+    "truncated_normal": frozenset({"mean", "stddev", "seed"}),
+    "variance_scaling": frozenset({"scale", "mode", "distribution", "seed"}),
+    "glorot_uniform": _SCALED,
+    "glorot_normal": _SCALED,
+    "he_uniform": _SCALED,
+    "he_normal": _SCALED,
+    "lecun_uniform": _SCALED,
+    "lecun_normal": _SCALED,
+    "orthogonal": frozenset({"gain", "seed"}),
 }
-_SCALED = frozenset({"seed"})
-
+_NOTATION = Notation(
+    kind="initializer",
+    example="zeros",
+    takes=_TAKES,
+    aliases={"zero": "zeros", "one": "ones", "normal": "random_normal", "uniform": "random_uniform"},
+)
 
 Single: TypeAlias = Annotated[float, Field(ge=-1e38, le=1e38)]
 """A number that float32 holds."""
+Deviation: TypeAlias = Annotated[float, Field(ge=0, le=1e38)]
+Singles: TypeAlias = Annotated[tuple[Single, ...], AtMost(1_000_000), Field(min_length=1)]
+EachOrAll: TypeAlias = Annotated[Annotated[Single, ONE] | Annotated[Singles, MANY], ONE_OR_MANY]
+"""One number for all channels, or a list with one for each."""
 
 
 class Initializer(Request):
-    """How a parameter of shape `[C]` starts. Unused numbers keep their defaults."""
+    """How a parameter starts. Numbers that `name` has no use for keep their defaults."""
 
     name: InitializerName
-    value: Single = 0.0
-    """`constant`: every element."""
+    value: EachOrAll = 0.0
+    """`constant`: every element, or each of them in a list."""
     mean: Single = 0.0
-    stddev: Single = Field(default=0.05, ge=0)
+    stddev: Deviation = 0.05
     minval: Single = -0.05
     maxval: Single = 0.05
-    seed: int | None = None
+    scale: Single = Field(default=1.0, gt=0)
+    mode: Literal["fan_in", "fan_out", "fan_avg"] = "fan_in"
+    distribution: Literal["truncated_normal", "untruncated_normal", "uniform"] = "truncated_normal"
+    gain: Single = 1.0
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     """None: drawn from the job's seed."""
 
     @model_validator(mode="before")
@@ -63,50 +81,46 @@ class Initializer(Request):
     def _from_keras(cls, given: Any) -> Any:
         if isinstance(given, Initializer):
             return given
-        if isinstance(given, str):
-            given = {"class_name": given, "config": {}}
-        if isinstance(given, dict) and "name" in given and "class_name" not in given:
-            given = {"class_name": given["name"], "config": {k: v for k, v in given.items() if k != "name"}}
-            return {"name": _known_name(given["class_name"]), **given["config"]}
-        if not isinstance(given, dict) or not isinstance(given.get("class_name"), str):
-            raise PydanticCustomError(
-                "initializer",
-                'must be the name of an initializer such as "zeros", or {{"class_name": …, "config": {{…}}}}',
-            )
-        name = _known_name(given["class_name"])
-        config = given.get("config") or {}
-        if not isinstance(config, dict):
-            raise PydanticCustomError("initializer", "'config' must be an object")
-        allowed = _CONFIG.get(name, _SCALED)
-        unknown = sorted(set(config) - allowed)
-        if unknown:
-            raise PydanticCustomError(
-                "initializer",
-                "{name} does not take {unknown}. It takes {allowed}.",
-                {"name": name, "unknown": ", ".join(unknown), "allowed": ", ".join(sorted(allowed)) or "no config"},
-            )
-        if name == "constant" and "value" not in config:
-            raise PydanticCustomError("initializer", "constant needs config.value")
-        return {"name": name, **config}
+        if isinstance(given, list | tuple):
+            return {"name": "constant", "value": given}
+        read = _NOTATION.read(given, defaults={key: field.default for key, field in cls.model_fields.items()})
+        if read["name"] == "constant" and "value" not in read:
+            raise _NOTATION.error("constant needs config.value")
+        return read
 
     @model_validator(mode="after")
     def _ordered(self) -> Initializer:
         if self.minval > self.maxval:
-            raise PydanticCustomError("initializer", "minval must not be greater than maxval")
+            raise _NOTATION.error("minval must not be greater than maxval")
         return self
 
+    @model_serializer
+    def _as_keras(self) -> str | dict[str, Any]:
+        config = {key: getattr(self, key) for key in sorted(_TAKES[self.name]) if getattr(self, key) is not None}
+        return {"class_name": self.name, "config": config} if config else self.name
+
     def lowest(self) -> float | None:
-        """The smallest value that it can give; None where a draw is as often negative as positive."""
-        return {"zeros": 0.0, "ones": 1.0, "constant": self.value, "random_uniform": self.minval}.get(self.name)
+        """The smallest value that it can give; None where there is none, or a draw is as often negative as positive."""
+        match self.name:
+            case "zeros":
+                return 0.0
+            case "ones":
+                return 1.0
+            case "constant":
+                return min(self.value) if isinstance(self.value, tuple) else self.value
+            case "random_uniform":
+                return self.minval
+            case "truncated_normal":
+                return self.mean - 2 * self.stddev
+            case _:
+                return None
 
 
-def _known_name(given: str) -> str:
-    snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", given).lower()
-    name = _ALIASES.get(snake, snake)
-    if name not in InitializerName.__args__:  # type: ignore[attr-defined]
-        raise PydanticCustomError(
-            "initializer",
-            "must be one of {names}; a batch-norm parameter has one dimension, so that no other applies",
-            {"names": ", ".join(InitializerName.__args__)},  # type: ignore[attr-defined]
-        )
-    return name
+def _refuse_matrices(initializer: Initializer) -> Initializer:
+    if initializer.name == "orthogonal":
+        raise _NOTATION.error("orthogonal needs two dimensions, and this parameter has one")
+    return initializer
+
+
+VectorInitializer: TypeAlias = Annotated[Initializer, AfterValidator(_refuse_matrices)]
+"""Of a parameter of one dimension."""

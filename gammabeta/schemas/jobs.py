@@ -214,7 +214,10 @@ class LayerRow(Answer):
     output_shape: tuple[int, ...]
     parameters: int
     details: dict[str, Any] = {}
-    """Batch norm: the moving variance's estimator (`biased` or `unbiased`) and both momenta."""
+    """Batch norm: `axis` counted from 1; `momentum`, the weight of the old value, and `torch_momentum`, one minus it;
+    `fused_effective`; `variance_estimator`, what the moving variance averages (`biased` or `unbiased` variances, or
+    `renorm`: standard deviations, of which it is max(average² − epsilon, 0)); `values_per_channel` in a batch, or in a
+    ghost batch; and `arguments`, those that are not at their defaults."""
 
 
 class DryRun(Answer):

@@ -7,6 +7,7 @@ from typing import Any
 
 from gammabeta.schemas.base import Answer, Request
 from gammabeta.schemas.networks import LayersNetwork
+from gammabeta.schemas.normalization import VarianceEstimator
 from gammabeta.schemas.preprocessing import FittedPreprocessing
 
 
@@ -70,19 +71,32 @@ class BatchNormLayer(Answer):
 
     name: str
     channels: int
-    axis: int
+    axis: int | tuple[int, ...]
+    """In API layout, the batch counted as 0; a list where several axes keep their own statistics. Then the channels are
+    the combinations of their indices, the last axis running fastest."""
     epsilon: float
     momentum: float
     """Keras' sense: the weight of the old value."""
     torch_momentum: float
     """torch's: one minus it."""
+    fused_effective: bool
+    """What `fused` came to."""
+    variance_estimator: VarianceEstimator
+    """What `moving_variance` is made of: the batch variance v (`biased`), v n / (n - 1) (`unbiased`), or the moving
+    standard deviation of `renorm`."""
     updates: int
+    """Training batches that moved the statistics."""
+    skipped: int
+    """Training batches whose statistics were not finite, and moved nothing."""
     initial_weight: float
     """momentum ** updates: how much of the moving statistics is still their initial value."""
     gamma: list[float] | None
     beta: list[float] | None
     moving_mean: list[float]
     moving_variance: list[float]
+    arguments: dict[str, Any]
+    """The whole signature of the layer by its classic names, as the version's network has it: `axis` counted from the
+    front, and `fused` decided."""
 
 
 class BatchNormAnswer(Answer):

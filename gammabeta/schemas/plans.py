@@ -10,31 +10,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from typing import TypeAlias
 
 from gammabeta.errors import InvalidRequest
 from gammabeta.schemas.base import Answer
-from gammabeta.schemas.networks import (
-    INPUT,
-    Activation,
-    Add,
-    AnyLayer,
-    AveragePool,
-    BatchNorm,
-    Concatenate,
-    Conv2D,
-    Dense,
-    Dropout,
-    Flatten,
-    GlobalAveragePool,
-    LayersNetwork,
-    MaxPool,
-    NetworkSpec,
-    Pair,
-)
-from gammabeta.schemas.presets import expand
-
-Shape: TypeAlias = tuple[int, ...]
+from gammabeta.schemas.expansion import expand
+from gammabeta.schemas.layers import INPUT, Add, Concatenate, Dense
+from gammabeta.schemas.measuring import Shape, check_axes, counted, measure, settled
+from gammabeta.schemas.networks import AnyLayer, LayersNetwork, NetworkSpec
+from gammabeta.schemas.normalization import BatchNorm
 
 MAX_PARAMETERS = 2_000_000_000
 MAX_ACTIVATION = 1_000_000_000
@@ -45,7 +28,7 @@ class LayerPlan(Answer):
     """One layer of a plan."""
 
     spec: AnyLayer
-    """Named, its inputs named, `units` a number, `axis` of batch norm counted from 1."""
+    """Named, its inputs named, `units` a number, `axis` counted from 1, `fused` of batch norm decided."""
     input_shapes: tuple[Shape, ...]
     output_shape: Shape
     parameters: int
@@ -151,108 +134,23 @@ def _plan_layer(
             f"{field}.inputs", f"{layer.type} reads one input. Join several with add or concatenate.", list(inputs)
         )
     given = tuple(shapes[name] for name in inputs)
-    settled = _settle(layer, given[0], outputs).model_copy(update={"inputs": inputs})
-    shape, parameters = _measure(settled, given, field)
+    settled = _settle(layer, given[0], outputs, field).model_copy(update={"inputs": inputs})
+    shape, parameters = measure(settled, given, field)
     if math.prod(shape) > MAX_ACTIVATION:
         raise InvalidRequest.of(field, f"must give at most {MAX_ACTIVATION:,} numbers a row", list(shape))
     return LayerPlan(spec=settled, input_shapes=given, output_shape=shape, parameters=parameters)
 
 
-def _settle(layer: AnyLayer, shape: Shape, outputs: int | None) -> AnyLayer:
-    """Replace words by numbers: `units: "classes"`, a negative `axis`."""
+def _settle(layer: AnyLayer, shape: Shape, outputs: int | None, field: str) -> AnyLayer:
+    """Replace words by numbers: `units: "classes"`, a negative `axis`, a batch norm's `fused` that is left open."""
     if isinstance(layer, Dense) and layer.units == "classes" and outputs is not None:
         return layer.model_copy(update={"units": outputs})
-    if isinstance(layer, BatchNorm | Concatenate) and layer.axis < 0:
-        return layer.model_copy(update={"axis": layer.axis + len(shape) + 1})
+    if isinstance(layer, Concatenate):
+        return layer.model_copy(update={"axis": counted(layer.axis, shape)})
+    if isinstance(layer, BatchNorm):
+        check_axes(layer, shape, field)
+        return settled(layer, shape)
     return layer
-
-
-def _measure(layer: AnyLayer, given: tuple[Shape, ...], field: str) -> tuple[Shape, int]:
-    """Output shape and number of parameters of a settled layer."""
-    shape = given[0]
-    match layer:
-        case Dense():
-            _need_rank(layer, shape, 1, field, "Put a flatten layer before it.")
-            units = int(layer.units)
-            return (units,), shape[0] * units + (units if layer.use_bias else 0)
-        case Conv2D():
-            _need_rank(layer, shape, 3, field, "It reads images.")
-            size, kernel = (
-                _windows(layer.kernel_size, layer.strides, layer.padding, shape, field),
-                pair(layer.kernel_size),
-            )
-            bias = layer.filters if layer.use_bias else 0
-            return (*size, layer.filters), math.prod(kernel) * shape[2] * layer.filters + bias
-        case MaxPool() | AveragePool():
-            _need_rank(layer, shape, 3, field, "It reads images.")
-            strides = layer.pool_size if layer.strides is None else layer.strides
-            return (*_windows(layer.pool_size, strides, layer.padding, shape, field), shape[2]), 0
-        case GlobalAveragePool():
-            _need_rank(layer, shape, 3, field, "It reads images.")
-            return (shape[2],), 0
-        case BatchNorm():
-            channels = _channels(layer, shape, field)
-            return shape, channels * (int(layer.center) + int(layer.scale))
-        case Flatten():
-            return (math.prod(shape),), 0
-        case Activation() | Dropout():
-            return shape, 0
-        case Add():
-            if any(other != shape for other in given):
-                raise InvalidRequest.of(
-                    f"{field}.inputs", "the inputs of add must have one shape", [list(other) for other in given]
-                )
-            return shape, 0
-        case Concatenate():
-            return _concatenated(layer, given, field), 0
-
-
-def _need_rank(layer: AnyLayer, shape: Shape, rank: int, field: str, remedy: str) -> None:
-    if len(shape) != rank:
-        wanted = "[features]" if rank == 1 else "[height, width, channels]"
-        raise InvalidRequest.of(
-            field, f"{layer.type} '{layer.name}' needs an input of shape {wanted}. {remedy}", list(shape)
-        )
-
-
-def _windows(kernel: Pair, strides: Pair, padding: str, shape: Shape, field: str) -> Shape:
-    """Height and width after a sliding window."""
-    sizes: list[int] = []
-    for extent, window, stride in zip(shape, pair(kernel), pair(strides), strict=False):
-        size = -(-extent // stride) if padding == "same" else (extent - window) // stride + 1
-        if size < 1:
-            raise InvalidRequest.of(
-                field,
-                f"a window of {list(pair(kernel))} must fit into the input's height and width. Make it smaller, or "
-                'write padding "same".',
-                list(shape),
-            )
-        sizes.append(size)
-    return tuple(sizes)
-
-
-def _channels(layer: BatchNorm, shape: Shape, field: str) -> int:
-    if not 1 <= layer.axis <= len(shape):
-        raise InvalidRequest.of(
-            f"{field}.axis",
-            f"must be between 1 and {len(shape)}, or between {-len(shape)} and -1, for an input of shape {list(shape)}",
-            layer.axis,
-        )
-    return shape[layer.axis - 1]
-
-
-def _concatenated(layer: Concatenate, given: tuple[Shape, ...], field: str) -> Shape:
-    shape, at = given[0], layer.axis - 1
-    if not 0 <= at < len(shape):
-        raise InvalidRequest.of(f"{field}.axis", f"must be between 1 and {len(shape)}", layer.axis)
-    for other in given[1:]:
-        if len(other) != len(shape) or other[:at] + other[at + 1 :] != shape[:at] + shape[at + 1 :]:
-            raise InvalidRequest.of(
-                f"{field}.inputs",
-                f"the inputs of concatenate must agree but for axis {layer.axis}",
-                [list(each) for each in given],
-            )
-    return (*shape[:at], sum(other[at] for other in given), *shape[at + 1 :])
 
 
 def _refuse_unused(plans: list[LayerPlan]) -> None:
@@ -274,8 +172,3 @@ def _check_output(last: LayerPlan, index: int, outputs: int) -> None:
             'End with {"type": "dense", "units": "classes"}.',
             list(last.output_shape),
         )
-
-
-def pair(value: Pair) -> tuple[int, int]:
-    """Height and width of a window that was written as one number or two."""
-    return value if isinstance(value, tuple) else (value, value)

@@ -1,85 +1,124 @@
-"""Presets written out as layers. A dense layer or convolution right before a centred batch norm has no bias: beta does
-its work, and the bias would get a gradient of rounding noise that adam amplifies."""
+"""Presets: networks by a few numbers. `gammabeta.schemas.expansion` writes them out as layers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import Annotated, Any, Literal, TypeAlias
 
-from gammabeta.schemas.networks import (
-    Activation,
-    AnyLayer,
-    BatchNorm,
-    BatchNormOptions,
-    CnnPreset,
-    Conv2D,
-    Dense,
-    Dropout,
-    Flatten,
-    LayersNetwork,
-    MaxPool,
-    MlpPreset,
-    NetworkSpec,
-    Preset,
-)
+from pydantic import Discriminator, Field, Tag, model_validator
 
-PRESETS: dict[str, type[Preset]] = {"mlp": MlpPreset, "cnn": CnnPreset}
+from gammabeta.schemas.base import AtMost, Request, wrong
+from gammabeta.schemas.initializers import Initializer
+from gammabeta.schemas.layers import GLOROT, ActivationFunction, Size, Window
+from gammabeta.schemas.normalization import BatchNorm
+from gammabeta.schemas.regularizers import Regularizer
+
+Placement: TypeAlias = Literal["before_activation", "after_activation", "none"]
 
 
-def expand(network: NetworkSpec, *, input_rank: int) -> LayersNetwork:
-    """The network as layers; `input_rank` counts the dimensions of a row."""
-    match network:
-        case MlpPreset():
-            return LayersNetwork(layers=tuple(_mlp(network, flat=input_rank == 1)))
-        case CnnPreset():
-            return LayersNetwork(layers=tuple(_cnn(network)))
-        case LayersNetwork():
-            return network
+class BatchNormOptions(Request):
+    """Batch norm of a preset with arguments: those of `batch_norm`, and where to put it."""
+
+    placement: Literal["before_activation", "after_activation"] = "before_activation"
+    layer: BatchNorm = BatchNorm()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or "layer" in value:
+            return value
+        arguments = {k: v for k, v in value.items() if k != "placement"}
+        for key in ("name", "inputs"):
+            if key in arguments:
+                raise wrong(key, "is for layers: a preset names its own. Leave it out.")
+        return {"placement": value.get("placement", "before_activation"), "layer": {"type": "batch_norm", **arguments}}
 
 
-def _mlp(preset: MlpPreset, *, flat: bool) -> Iterator[AnyLayer]:
-    if not flat:
-        yield Flatten()
-    yield from _head(preset, preset.hidden)
+def _placement_kind(value: Any) -> str:
+    if isinstance(value, str):
+        return "everywhere"
+    return "each" if isinstance(value, list | tuple) else "options"
 
 
-def _cnn(preset: CnnPreset) -> Iterator[AnyLayer]:
-    for index, filters in enumerate(preset.filters):
-        norm, before = _norm_of(preset, index)
-        bias = not _makes_bias_redundant(norm, before=before)
-        yield Conv2D(filters=filters, kernel_size=preset.kernel_size, padding="same", use_bias=bias)
-        yield from _activated(preset, norm, before=before)
-        yield MaxPool()
-    yield Flatten()
-    yield from _head(preset, preset.hidden, first=len(preset.filters))
+BatchNormChoice: TypeAlias = Annotated[
+    Annotated[Placement, Tag("everywhere")]
+    | Annotated[tuple[Placement, ...], Tag("each")]
+    | Annotated[BatchNormOptions, Tag("options")],
+    Discriminator(_placement_kind),
+]
+"""One placement for all hidden layers, a list with one for each, or an object with arguments."""
 
 
-def _head(preset: Preset, hidden: tuple[int, ...], *, first: int = 0) -> Iterator[AnyLayer]:
-    """Hidden dense layers and the output; `first` counts the batch norms before them."""
-    for index, units in enumerate(hidden, start=first):
-        norm, before = _norm_of(preset, index)
-        yield Dense(units=units, use_bias=not _makes_bias_redundant(norm, before=before))
-        yield from _activated(preset, norm, before=before)
-        if preset.dropout:
-            yield Dropout(rate=preset.dropout)
-    yield Dense(units="classes")
+class Preset(Request):
+    """What the presets share."""
+
+    batch_norm: BatchNormChoice = "before_activation"
+    activation: ActivationFunction = "relu"
+    kernel_initializer: Initializer = GLOROT
+    """Of every kernel."""
+    kernel_regularizer: Regularizer | None = None
+    """Of every kernel."""
 
 
-def _norm_of(preset: Preset, index: int) -> tuple[BatchNorm | None, bool]:
-    """The batch norm of a hidden layer, and whether it comes before the activation."""
-    choice = preset.batch_norm
-    if isinstance(choice, BatchNormOptions):
-        return choice.layer, choice.placement == "before_activation"
-    placement = choice if isinstance(choice, str) else choice[index]
-    return (None if placement == "none" else BatchNorm()), placement == "before_activation"
+class WithHiddenLayers(Preset):
+    """Presets that end in dense layers."""
+
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """After each hidden dense layer."""
 
 
-def _makes_bias_redundant(norm: BatchNorm | None, *, before: bool) -> bool:
-    return norm is not None and before and norm.center
+class MlpPreset(WithHiddenLayers):
+    """A multi-layer perceptron: dense, batch norm and activation for each hidden layer, then the output."""
+
+    preset: Literal["mlp"] = "mlp"
+    hidden: Annotated[tuple[Size, ...], AtMost(100)] = Field(default=(64,), min_length=1)
+
+    @model_validator(mode="after")
+    def _one_each(self) -> MlpPreset:
+        _check_each(self.batch_norm, len(self.hidden), "hidden")
+        return self
 
 
-def _activated(preset: Preset, norm: BatchNorm | None, *, before: bool) -> Iterator[AnyLayer]:
-    if norm is not None and before:
-        yield norm
-    yield Activation(function=preset.activation)
-    if norm is not None and not before:
-        yield norm
+class CnnPreset(WithHiddenLayers):
+    """A convolutional network: 3x3 convolution, batch norm, activation and 2x2 max pooling for each of `filters`, then
+    hidden dense layers and the output. Batch norm in a list: first those of `filters`, then those of `hidden`."""
+
+    preset: Literal["cnn"] = "cnn"
+    filters: Annotated[tuple[Size, ...], AtMost(10)] = Field(default=(32, 64), min_length=1)
+    hidden: Annotated[tuple[Size, ...], AtMost(100)] = (64,)
+    kernel_size: Window = 3
+
+    @model_validator(mode="after")
+    def _one_each(self) -> CnnPreset:
+        _check_each(self.batch_norm, len(self.filters) + len(self.hidden), "filters and hidden together")
+        return self
+
+
+class ResnetPreset(Preset):
+    """A residual network (He et al. 2015, arXiv:1512.03385): 20, 32 and 56 layers in the shape for CIFAR, 18, 34 and 50
+    in the shape for ImageNet, with 1x1 convolutions where a shortcut changes its shape (the paper's option B), and the
+    stride of 50's blocks in their 3x3 convolution."""
+
+    preset: Literal["resnet"] = "resnet"
+    depth: Literal[18, 20, 32, 34, 50, 56] = 20
+    kernel_initializer: Initializer = Initializer(name="he_normal")
+    zero_init_residual: bool = False
+    """Whether gamma of the last batch norm of each block starts at 0, so that the block starts as its shortcut."""
+
+    @model_validator(mode="after")
+    def _before_or_not_at_all(self) -> ResnetPreset:
+        choice = self.batch_norm
+        placement = choice.placement if isinstance(choice, BatchNormOptions) else choice
+        if placement not in ("before_activation", "none"):
+            raise wrong("batch_norm", 'of resnet must be "before_activation", "none" or an object with arguments')
+        scaled = not isinstance(choice, BatchNormOptions) or choice.layer.scale
+        if self.zero_init_residual and (placement == "none" or not scaled):
+            raise wrong("zero_init_residual", "needs a batch norm with gamma")
+        return self
+
+
+PRESETS: dict[str, type[Preset]] = {"mlp": MlpPreset, "cnn": CnnPreset, "resnet": ResnetPreset}
+
+
+def _check_each(choice: BatchNormChoice, count: int, what: str) -> None:
+    if isinstance(choice, tuple) and len(choice) != count:
+        raise wrong("batch_norm", "as a list must have one entry for each of {what}: {count}", what=what, count=count)

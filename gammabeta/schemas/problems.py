@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -21,8 +21,9 @@ _REMEDIES = {
     "model_type": _OBJECT,
     "model_attributes_type": _OBJECT,
     "dict_type": _OBJECT,
+    "tuple_type": "must be a list",
     "union_tag_not_found": 'must be an object that says which of its kinds it is, such as {"type": "dense", …} for a '
-    'layer and {"name": "adam", …} for an optimizer',
+    'layer, {"name": "adam", …} for an optimizer and {"kind": "uniform", …} for an adjustment',
 }
 MAX_FIELDS = 20
 """How many wrong fields an error names."""
@@ -75,6 +76,8 @@ def _field(error: ErrorDetails, within: str) -> FieldError:
     kind, context, received = error["type"], error.get("ctx", {}), error.get("input")
     message = _REMEDIES.get(kind, error["msg"].removeprefix("Value error, ").replace("Input should be", "must be"))
     place = error["loc"]
+    if kind in ("too_short", "too_long") and "actual_length" in context:
+        message = _length_message(context)
     if kind == "union_tag_invalid":
         discriminator = context["discriminator"].strip("'")
         message = f"must be one of {context['expected_tags']}"
@@ -90,6 +93,13 @@ def _field(error: ErrorDetails, within: str) -> FieldError:
     )
 
 
+def _length_message(context: Mapping[str, Any]) -> str:
+    least, most = context.get("min_length"), context.get("max_length")
+    count = least if most is None else most
+    entries = "entry" if count == 1 else "entries"
+    return f"must have at {'least' if most is None else 'most'} {count} {entries}; this has {context['actual_length']}"
+
+
 def dotted(location: tuple[int | str, ...], within: str = "") -> str:
     """`network.layers[2].units`. The tags of unions, which no request contains, are left out."""
     path, before = within, within
@@ -102,25 +112,33 @@ def dotted(location: tuple[int | str, ...], within: str = "") -> str:
     return printable(path) or "body"
 
 
-_LAYER_TAGS = frozenset(
-    "dense conv2d batch_norm activation max_pool average_pool global_average_pool flatten dropout add "
-    "concatenate".split()
+LAYER_TAGS = frozenset(
+    "dense conv1d conv2d depthwise_conv2d batch_norm activation max_pool average_pool global_average_pool flatten "
+    "dropout add concatenate".split()
 )
+"""The types of layers."""
+_ARITY = frozenset({"one", "many"})
 _TAGS = {
     "": frozenset({"body", "train"}),
     "body": frozenset({"train"}),
-    "network": frozenset({"layers", "mlp", "cnn"}),
+    "network": frozenset({"layers", "mlp", "cnn", "resnet"}),
     "batch_norm": frozenset({"everywhere", "each", "options"}),
     "optimizer": frozenset({"adam", "adamw", "rmsprop", "sgd"}),
     "options": frozenset({"layer"}),
     "schedule": frozenset({"constant", "cosine", "step"}),
+    "adjustment": frozenset({"uniform", "normal", "constant"}),
+    "rmin": _ARITY | {"word"},
+    **dict.fromkeys(
+        "axis value scale bias rmax dmax kernel_size strides dilation_rate pool_size".split(),
+        _ARITY,
+    ),
 }
 """By the part before it."""
 
 
 def _is_tag(part: str, before: str) -> bool:
     if before == "layers[]":
-        return part in _LAYER_TAGS
+        return part in LAYER_TAGS
     return part in _TAGS.get(before, ()) or part in ("int", "constrained-int") or part.endswith("]")
 
 

@@ -7,25 +7,23 @@ should know before the run. The submission, the dry run and the trainer all come
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from gammabeta.errors import InvalidRequest
+from gammabeta.schemas.batching import batching_of, ghost_of, values_per_channel
 from gammabeta.schemas.datasets import DatasetManifest, Feature, Target
-from gammabeta.schemas.jobs import DryRun, LayerRow, Message, ResolvedTrainRequest, TrainRequest
-from gammabeta.schemas.networks import Activation, BatchNorm, Conv2D, Dense, LayersNetwork, NetworkSpec
-from gammabeta.schemas.plans import LayerPlan, NetworkPlan, Shape, plan_network
+from gammabeta.schemas.jobs import DryRun, LayerRow, ResolvedTrainRequest, TrainRequest
+from gammabeta.schemas.layers import Activation, Dense
+from gammabeta.schemas.measuring import Shape
+from gammabeta.schemas.networks import LayersNetwork, NetworkSpec
+from gammabeta.schemas.normalization import BATCH_NORM_ARGUMENTS, BatchNorm
+from gammabeta.schemas.plans import LayerPlan, NetworkPlan, plan_network
+from gammabeta.schemas.remarks import Run, remarks
 from gammabeta.schemas.training import CLASS_LOSSES, SGD, Adam, AdamW, LossName, RMSprop, TrainingSpec
 
 Task: TypeAlias = Literal["classes", "binary", "number"]
 """classes: one logit for each; binary: one logit for the second of two classes; number: one value."""
-
-FORGETFUL = 0.5
-"""Below this momentum, moving statistics are those of the last few batches, as when torch's 0.1 is written for 0.9."""
-
-COLD = 0.05
-"""Above this weight of their initial values, moving statistics count as not warmed up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +48,7 @@ def resolve(request: TrainRequest, *, dataset_id: str, manifest: DatasetManifest
     _check_last_activation(plan, task)
     _check_stopping(training, target)
     _check_batch(training, manifest)
+    _check_ghosts(training, plan, rows_trained(training, manifest))
     _check_missing(request, manifest)
     settled = ResolvedTrainRequest(
         dataset=dataset_id,
@@ -109,16 +108,15 @@ def validation_rows(n: int, fraction: float) -> int:
     return 0 if fraction == 0 else min(max(1, round(n * fraction)), n - 1)
 
 
-def steps_per_epoch(n: int, batch_size: int) -> int:
-    """Optimizer steps for `n` rows: a ragged last batch is merged into the one before it."""
-    return max(1, n // batch_size)
-
-
-def steps_of(training: TrainingSpec, manifest: DatasetManifest) -> int:
-    """Optimizer steps of the whole run, early stopping not counted."""
+def rows_trained(training: TrainingSpec, manifest: DatasetManifest) -> int:
+    """Rows of the training split that are not held out."""
     n = manifest.splits["train"].n
-    trained = n - validation_rows(n, training.validation_fraction)
-    steps = training.epochs * steps_per_epoch(trained, training.batch_size)
+    return n - validation_rows(n, training.validation_fraction)
+
+
+def steps_of(training: TrainingSpec, plan: NetworkPlan, manifest: DatasetManifest) -> int:
+    """Optimizer steps of the whole run, early stopping not counted."""
+    steps = training.epochs * batching_of(training, plan).steps(rows_trained(training, manifest))
     return steps if training.max_steps is None else min(steps, training.max_steps)
 
 
@@ -185,15 +183,43 @@ def _check_stopping(training: TrainingSpec, target: Target) -> None:
 
 
 def _check_batch(training: TrainingSpec, manifest: DatasetManifest) -> None:
-    n = manifest.splits["train"].n
-    held_out = validation_rows(n, training.validation_fraction)
-    if training.batch_size > n - held_out:
+    n, rows = manifest.splits["train"].n, rows_trained(training, manifest)
+    if rows < 2:
+        remedy = 'Add rows, or write "validation_fraction": 0.' if n > 1 else "Add rows."
+        raise InvalidRequest.of(
+            "dataset",
+            f"must have at least 2 rows to train on; its training split has {n}, of which {n - rows} are for "
+            f"validation. {remedy}",
+            rows,
+        )
+    if training.batch_size > rows:
         raise InvalidRequest.of(
             "training.batch_size",
-            f"must be at most the {n - held_out} rows that are trained on ({n} in the training split, {held_out} of "
-            "them for validation)",
+            f"must be at most the {rows} rows that are trained on ({n} in the training split, {n - rows} of them for "
+            "validation)",
             training.batch_size,
         )
+
+
+def _check_ghosts(training: TrainingSpec, plan: NetworkPlan, rows: int) -> None:
+    size = training.batch_size
+    for index, layer in enumerate(plan.layers):
+        ghost = ghost_of(layer)
+        if ghost and size % ghost:
+            fitting = max(1, size // ghost) * ghost
+            remedies = [f"{divisor}" for divisor in _divisors(size, near=ghost)[:1]]
+            remedies += [f"a batch_size of {fitting}"] if fitting <= rows else []
+            raise InvalidRequest.of(
+                f"network.layers[{index}].virtual_batch_size",
+                f"of '{layer.name}' must divide batch_size: {size} rows are not whole ghost batches of {ghost}. "
+                f"Write {' or '.join(remedies)}, or leave it out.",
+                ghost,
+            )
+
+
+def _divisors(size: int, *, near: int) -> list[int]:
+    """Those of `size` above 1, the nearest to a number first."""
+    return sorted((each for each in range(2, size + 1) if size % each == 0), key=lambda each: abs(each - near))
 
 
 def _check_missing(request: TrainRequest, manifest: DatasetManifest) -> None:
@@ -211,38 +237,56 @@ def _check_missing(request: TrainRequest, manifest: DatasetManifest) -> None:
 
 def dry_run(resolved: Resolved, manifest: DatasetManifest) -> DryRun:
     """What the run would be: its layers, its size, its steps, and remarks."""
+    plan, training = resolved.plan, resolved.request.training
+    run = Run(
+        plan=plan,
+        training=training,
+        rows=rows_trained(training, manifest),
+        steps=steps_of(training, plan, manifest),
+        has_test="test" in manifest.splits,
+    )
     return DryRun(
         request=resolved.request,
-        layers=tuple(_row(layer) for layer in resolved.plan.layers),
-        parameters=resolved.plan.parameters,
-        memory_bytes=memory_bytes(resolved.plan, resolved.request.training),
-        steps=steps_of(resolved.request.training, manifest),
-        messages=tuple(_messages(resolved, manifest)),
+        layers=tuple(_row(layer, training.batch_size) for layer in plan.layers),
+        parameters=plan.parameters,
+        memory_bytes=memory_bytes(plan, training),
+        steps=run.steps,
+        messages=tuple(remarks(run)),
     )
 
 
-def _row(layer: LayerPlan) -> LayerRow:
-    details: dict[str, object] = {}
-    if isinstance(layer.spec, BatchNorm):
-        details = {
-            "momentum": layer.spec.momentum,
-            "torch_momentum": 1 - layer.spec.momentum,
-            "moving_variance": "unbiased" if uses_unbiased_variance(layer) else "biased",
-        }
+def _row(layer: LayerPlan, batch_size: int) -> LayerRow:
+    norm = layer.spec if isinstance(layer.spec, BatchNorm) else None
     return LayerRow(
         name=layer.name,
         type=layer.spec.type,
         inputs=layer.inputs,
         output_shape=layer.output_shape,
         parameters=layer.parameters,
-        details=details,
+        details=_norm_details(norm, layer.output_shape, batch_size) if norm else {},
     )
 
 
-def uses_unbiased_variance(layer: LayerPlan) -> bool:
-    """Whether the moving variance takes n / (n - 1) of the batch's: Keras 2 does so for images (its fused kernel) whose
-    statistics are kept along axis 1 or 3, and for nothing else."""
-    return isinstance(layer.spec, BatchNorm) and len(layer.output_shape) == 3 and layer.spec.axis in (1, 3)
+_SETTLED = frozenset({"name", "axis", "fused"})
+"""Arguments that a plan has given a value, and that `details` shows by themselves."""
+
+
+def _norm_details(norm: BatchNorm, shape: Shape, batch_size: int) -> dict[str, Any]:
+    written = norm.model_dump(mode="json")
+    changed = {
+        key
+        for key in BATCH_NORM_ARGUMENTS - _SETTLED
+        if getattr(norm, key) != BatchNorm.model_fields[key].get_default(call_default_factory=True)
+    }
+    return {
+        "axis": written["axis"],
+        "momentum": norm.momentum,
+        "torch_momentum": 1 - norm.momentum,
+        "fused_effective": bool(norm.fused),
+        "variance_estimator": norm.variance_estimator,
+        "values_per_channel": values_per_channel(norm, shape, batch_size),
+        "arguments": {key: written[key] for key in sorted(changed)},
+    }
 
 
 def memory_bytes(plan: NetworkPlan, training: TrainingSpec) -> int:
@@ -255,78 +299,3 @@ def memory_bytes(plan: NetworkPlan, training: TrainingSpec) -> int:
         case SGD() as sgd:
             slots = int(sgd.momentum > 0)
     return 4 * (plan.parameters * (2 + slots) + 2 * plan.activations * training.batch_size)
-
-
-def _messages(resolved: Resolved, manifest: DatasetManifest) -> Iterator[Message]:
-    steps = steps_of(resolved.request.training, manifest)
-    specs = {layer.name: layer for layer in resolved.plan.layers}
-    yield from _momentum_messages(resolved.plan, steps)
-    for index, layer in enumerate(resolved.plan.layers):
-        if isinstance(layer.spec, BatchNorm):
-            batch_size = resolved.request.training.batch_size
-            yield from _norm_messages(f"network.layers[{index}]", layer, specs, batch_size)
-    warmup = resolved.request.training.schedule.warmup_steps
-    if warmup >= steps:
-        yield Message(
-            field="training.schedule.warmup_steps",
-            severity="warning",
-            code="warmup_never_ends",
-            message=f"The run has {steps} steps, so that a warm-up of {warmup} never reaches the learning rate. Write "
-            "fewer, or train for longer.",
-        )
-    if "test" not in manifest.splits:
-        yield Message(
-            field="dataset",
-            severity="info",
-            code="no_test_split",
-            message="The data set has no test split, so that no test metrics will be reported. Upload it with "
-            "test_fraction=0.2, or add a file with split=test.",
-        )
-
-
-def _momentum_messages(plan: NetworkPlan, steps: int) -> Iterator[Message]:
-    """Remarks that layers of one momentum share, with the field of the first of them."""
-    alike: dict[float, list[tuple[int, str]]] = {}
-    for index, layer in enumerate(plan.layers):
-        if isinstance(layer.spec, BatchNorm) and layer.spec.trainable:
-            alike.setdefault(layer.spec.momentum, []).append((index, layer.name))
-    for momentum, layers in alike.items():
-        field, names = f"network.layers[{layers[0][0]}].momentum", ", ".join(f"'{name}'" for _, name in layers)
-        if momentum**steps > COLD:
-            yield Message(
-                field=field,
-                severity="warning",
-                code="moving_statistics_cold",
-                message=f"After {steps} steps with momentum {momentum:g}, {momentum**steps:.0%} of the moving "
-                f"statistics of {names} will still be their initial values, and predictions will use them. Train for "
-                f"more steps, or write a momentum of at most {COLD ** (1 / steps):.3g}.",
-            )
-        if momentum < FORGETFUL:
-            yield Message(
-                field=field,
-                severity="warning",
-                code="momentum_forgets",
-                message=f"Momentum is the weight of the old value here, as in Keras: with {momentum:g}, {names} will "
-                f"forget all but the last batches. torch's {momentum:g} is {1 - momentum:g} here.",
-            )
-
-
-def _norm_messages(field: str, layer: LayerPlan, specs: dict[str, LayerPlan], batch_size: int) -> Iterator[Message]:
-    feeder = specs.get(layer.inputs[0])
-    centred = isinstance(layer.spec, BatchNorm) and layer.spec.center
-    if feeder and isinstance(feeder.spec, Dense | Conv2D) and feeder.spec.use_bias and centred:
-        yield Message(
-            field=field,
-            severity="info",
-            code="redundant_bias",
-            message=f"The bias of '{feeder.name}' does nothing before '{layer.name}', which centres it away and adds "
-            'beta. Write "use_bias": false there.',
-        )
-    if batch_size == 1 and len(layer.output_shape) == 1:
-        yield Message(
-            field="training.batch_size",
-            severity="warning",
-            code="one_value_per_channel",
-            message=f"With one row a batch, '{layer.name}' normalizes each value by itself and always gives beta. "
-            "Write a batch_size of 16 or more.",
-        )

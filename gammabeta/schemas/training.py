@@ -119,6 +119,9 @@ LossName: TypeAlias = Literal[
 CLASS_LOSSES = frozenset({"sparse_categorical_crossentropy", "binary_crossentropy"})
 
 
+LastBatch: TypeAlias = Literal["merge", "drop", "keep"]
+
+
 class TrainingSpec(Request):
     """The run: how long, with which batches, optimizer and loss."""
 
@@ -126,7 +129,9 @@ class TrainingSpec(Request):
     max_steps: int | None = Field(default=None, ge=1, le=1_000_000_000)
     """End exactly after this many optimizer steps, if `epochs` have not ended before."""
     batch_size: int = Field(default=32, ge=1, le=1_000_000)
-    """A ragged last batch is merged into the one before it."""
+    last_batch: LastBatch = "merge"
+    """What becomes of the rows that are left over at the end of an epoch: they join the batch before them, are dropped
+    (other ones in each epoch, as each has an order of its own), or are a batch by themselves."""
     optimizer: Optimizer = Adam()
     loss: LossName | Literal["auto"] = "auto"
     """auto: classes: sparse_categorical_crossentropy, or binary_crossentropy where the last layer gives one number;
@@ -141,7 +146,7 @@ class TrainingSpec(Request):
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: autocast; parameters and batch-norm state stay float32."""
 
-    NOT_YET: ClassVar[frozenset[str]] = frozenset({"last_batch", "recalibrate", "batch_norm_sync", "class_weights"})
+    NOT_YET: ClassVar[frozenset[str]] = frozenset({"recalibrate", "batch_norm_sync", "class_weights"})
 
     @model_validator(mode="before")
     @classmethod

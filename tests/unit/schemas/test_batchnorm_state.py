@@ -31,6 +31,8 @@ def digest(**change: object) -> str:
     [
         {"name": "other"},
         {"axis": 2},
+        {"axis": (1,)},
+        {"axis": (1, 2)},
         {"epsilon": 1e-5},
         {"gamma": np.array([1.0, 2.0000002], np.float32)},
         {"gamma": None},
@@ -44,7 +46,12 @@ def test_digest_moves_with_what_a_prediction_depends_on(change: dict[str, object
 
 
 def test_digest_does_not_depend_on_what_training_alone_needs() -> None:
-    assert digest(momentum=0.5, updates=9) == digest()
+    assert digest(momentum=0.5, updates=9, skipped=2) == digest()
+
+
+def test_digest_is_that_of_earlier_releases() -> None:
+    """Rows that are stored have it."""
+    assert digest() == "sha256:3732ba37e1f869db8dffbbaae642974cc2e81c9c1018273dd277074ede29ddd4"
 
 
 def test_digest_tells_arrays_apart_that_swap_places() -> None:

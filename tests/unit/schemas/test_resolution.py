@@ -1,57 +1,13 @@
-"""A request against its data set: losses, sizes, remarks."""
+"""A request against its data set: losses, sizes, batches."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-from pydantic import TypeAdapter
 
-from gammabeta.errors import InvalidRequest
-from gammabeta.schemas.datasets import ArrayFile, Category, DatasetManifest, Feature, SplitFiles, Target
-from gammabeta.schemas.jobs import JobRequest
-from gammabeta.schemas.resolution import (
-    Resolved,
-    dry_run,
-    input_shape,
-    plan_of,
-    plan_stored,
-    resolve,
-    steps_of,
-    steps_per_epoch,
-    validation_rows,
-)
-
-
-def manifest(classes: int | None = 3, n: int = 100, *, test: bool = True) -> DatasetManifest:
-    """A table of a number, a number with holes, and a category with holes."""
-    file = ArrayFile(sha256="0" * 64, bytes=1, dtype="float32", shape=(n, 3))
-    split = SplitFiles(n=n, x=file, y=file)
-    labels = None if classes is None else tuple(Category(label=str(i), count=n // classes) for i in range(classes))
-    colours = (Category(label="blue", count=40), Category(label="red", count=50))
-    return DatasetManifest(
-        kind="table",
-        features=(
-            Feature(name="age", kind="numeric"),
-            Feature(name="height", kind="numeric", missing=3),
-            Feature(name="colour", kind="categorical", missing=10, categories=colours),
-        ),
-        target=Target(name="y", kind="number" if classes is None else "class", classes=labels),
-        splits={"train": split, "test": split} if test else {"train": split},
-    )
-
-
-def resolved(data: DatasetManifest, **body: Any) -> Resolved:
-    request = TypeAdapter(JobRequest).validate_python(
-        {"dataset": "d", "model": "m", "network": {"preset": "mlp"}, **body}
-    )
-    return resolve(request, dataset_id="ds_1", manifest=data)
-
-
-def refusal(data: DatasetManifest, **body: Any) -> tuple[str, str]:
-    with pytest.raises(InvalidRequest) as caught:
-        resolved(data, **body)
-    return caught.value.errors[0].field, caught.value.errors[0].message
+from gammabeta.schemas.resolution import dry_run, input_shape, plan_of, plan_stored, steps_of, validation_rows
+from tests.unit.schemas.manifests import images, manifest, refusal, resolved
 
 
 def test_input_has_a_number_per_numeric_column_and_per_category_and_a_place_for_missing_ones() -> None:
@@ -136,61 +92,103 @@ def test_validation_takes_at_least_one_row_and_never_all(n: int, fraction: float
     assert validation_rows(n, fraction) == rows
 
 
-def test_ragged_last_batch_is_merged_so_that_it_adds_no_step() -> None:
-    assert [steps_per_epoch(n, 32) for n in (32, 63, 64, 65, 20)] == [1, 1, 2, 2, 1]
-    got = resolved(manifest(), training={"epochs": 4, "batch_size": 32})
-    assert steps_of(got.request.training, manifest()) == 8
-    got = resolved(manifest(), training={"epochs": 4, "batch_size": 32, "max_steps": 5})
-    assert steps_of(got.request.training, manifest()) == 5
+@pytest.mark.parametrize(("last", "steps"), [("merge", 8), ("drop", 8), ("keep", 12)])
+def test_steps_of_a_run_count_the_last_batch_as_it_is_cut(last: str, steps: int) -> None:
+    training = {"epochs": 4, "batch_size": 32, "last_batch": last}
+    got = resolved(manifest(), training=training)
+    assert steps_of(got.request.training, got.plan, manifest()) == steps
+    assert dry_run(got, manifest()).steps == steps
+    got = resolved(manifest(), training={**training, "max_steps": 5})
+    assert steps_of(got.request.training, got.plan, manifest()) == 5
 
 
-def test_dry_run_warns_that_few_steps_leave_the_moving_statistics_cold() -> None:
-    said = dry_run(resolved(manifest(), training={"epochs": 1}), manifest())
-    warning = next(each for each in said.messages if each.code == "moving_statistics_cold")
-    assert warning.severity == "warning"
-    assert warning.field == "network.layers[1].momentum"
-    assert "98%" in warning.message
-    said = dry_run(resolved(manifest(), training={"epochs": 200}), manifest())
-    assert "moving_statistics_cold" not in {each.code for each in said.messages}
+@pytest.mark.parametrize("last", ["merge", "drop", "keep"])
+@pytest.mark.parametrize("n", [2, 3, 7])
+def test_two_rows_are_enough_to_train_on(n: int, last: str) -> None:
+    training = {"validation_fraction": 0, "batch_size": n - n % 2, "last_batch": last}
+    got = resolved(manifest(n=n), training=training)
+    assert steps_of(got.request.training, got.plan, manifest(n=n)) >= 1
 
 
-def test_dry_run_points_out_a_bias_that_does_nothing() -> None:
-    network = {"layers": [{"type": "dense", "units": 8}, {"type": "batch_norm"}, {"type": "dense", "units": "classes"}]}
-    codes = {each.code for each in dry_run(resolved(manifest(), network=network), manifest()).messages}
-    assert "redundant_bias" in codes
-    codes = {each.code for each in dry_run(resolved(manifest()), manifest()).messages}
-    assert "redundant_bias" not in codes
+@pytest.mark.parametrize(
+    ("n", "told"), [(1, "has 1, of which 0 are for validation. Add rows."), (2, 'or write "validation_fraction": 0.')]
+)
+def test_one_row_to_train_on_is_refused_with_advice(n: int, told: str) -> None:
+    field, message = refusal(manifest(n=n), training={"batch_size": 1})
+    assert field == "dataset"
+    assert "at least 2 rows to train on" in message
+    assert told in message
 
 
-def test_dry_run_shows_both_momenta_and_the_variance_estimator() -> None:
-    row = dry_run(resolved(manifest()), manifest()).layers[1]
-    assert row.type == "batch_norm"
-    assert row.details["momentum"] == 0.99
-    assert row.details["torch_momentum"] == pytest.approx(0.01)
-    assert row.details["moving_variance"] == "biased"
+def ghosts(rows: int, **more: Any) -> dict[str, Any]:
+    return {"preset": "mlp", "batch_norm": {"virtual_batch_size": rows, **more}}
 
 
-def test_dry_run_mentions_a_missing_test_split() -> None:
-    data = manifest(test=False)
-    assert "no_test_split" in {each.code for each in dry_run(resolved(data), data).messages}
+@pytest.mark.parametrize(
+    ("size", "ghost", "advice"),
+    [
+        (32, 5, "Write 4 or a batch_size of 30, or leave it out."),
+        (32, 64, "Write 32 or a batch_size of 64, or leave it out."),
+        (7, 3, "Write 7 or a batch_size of 6, or leave it out."),
+        (1, 2, "Write a batch_size of 2, or leave it out."),
+        (32, 128, "Write 32, or leave it out."),
+    ],
+)
+def test_ghost_batches_that_do_not_divide_the_batch_are_refused_with_advice(size: int, ghost: int, advice: str) -> None:
+    field, message = refusal(manifest(), network=ghosts(ghost), training={"batch_size": size})
+    assert field == "network.layers[1].virtual_batch_size"
+    assert f"{size} rows are not whole ghost batches of {ghost}." in message
+    assert advice in message
 
 
-def test_dry_run_warns_of_torchs_momentum() -> None:
-    network = {"preset": "mlp", "batch_norm": {"momentum": 0.1}}
-    said = dry_run(resolved(manifest(), network=network), manifest())
-    (warning,) = [each for each in said.messages if each.code == "momentum_forgets"]
-    assert "torch's 0.1 is 0.9 here" in warning.message
-    assert "momentum_forgets" not in {each.code for each in dry_run(resolved(manifest()), manifest()).messages}
+def test_frozen_layer_makes_no_ghost_batches_and_may_have_any_size_of_them() -> None:
+    got = resolved(manifest(), network=ghosts(5, trainable=False), training={"batch_size": 32})
+    assert got.plan.batch_norms[0].spec.type == "batch_norm"
 
 
-def test_dry_run_warns_of_a_warm_up_without_end() -> None:
-    training = {"epochs": 4, "schedule": {"name": "constant", "warmup_steps": 500}}
-    said = dry_run(resolved(manifest(), training=training), manifest())
-    assert "warmup_never_ends" in {each.code for each in said.messages}
+IMAGE_NETWORK: list[dict[str, Any]] = [
+    {"type": "flatten"},
+    {"type": "dense", "units": "classes"},
+]
 
 
-def test_remark_on_momentum_is_made_once_for_layers_that_are_alike() -> None:
-    network = {"preset": "mlp", "hidden": [8, 8]}
-    said = dry_run(resolved(manifest(), network=network, training={"epochs": 1}), manifest())
-    (warning,) = [each for each in said.messages if each.code == "moving_statistics_cold"]
-    assert "'batch_norm', 'batch_norm_1'" in warning.message
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({}, {"axis": 3, "fused_effective": True, "variance_estimator": "unbiased", "values_per_channel": 32 * 16}),
+        ({"axis": 1}, {"axis": 1, "fused_effective": True, "values_per_channel": 32 * 12}),
+        ({"axis": 2}, {"axis": 2, "fused_effective": False, "variance_estimator": "biased"}),
+        ({"axis": [-1, 1]}, {"axis": [1, 3], "fused_effective": False, "values_per_channel": 32 * 4}),
+        ({"fused": False}, {"fused_effective": False, "variance_estimator": "biased", "arguments": {}}),
+        ({"renorm": True}, {"variance_estimator": "renorm", "fused_effective": False, "arguments": {"renorm": True}}),
+        (
+            {"virtual_batch_size": 8, "gamma_regularizer": "l2", "momentum": 0.9},
+            {
+                "values_per_channel": 8 * 16,
+                "momentum": 0.9,
+                "torch_momentum": pytest.approx(0.1),
+                "arguments": {
+                    "virtual_batch_size": 8,
+                    "momentum": 0.9,
+                    "gamma_regularizer": {"class_name": "L1L2", "config": {"l1": 0.0, "l2": 0.01}},
+                },
+            },
+        ),
+        ({"adjustment": {"kind": "uniform"}, "name": "n"}, {"fused_effective": False}),
+    ],
+)
+def test_dry_run_describes_a_batch_norm(arguments: dict[str, Any], expected: dict[str, Any]) -> None:
+    network = {"layers": [{"type": "batch_norm", **arguments}, *IMAGE_NETWORK]}
+    details = dry_run(resolved(images(), network=network), images()).layers[0].details
+    assert {key: details[key] for key in expected} == expected
+    assert details["torch_momentum"] == pytest.approx(1 - details["momentum"])
+
+
+def test_dry_run_shows_an_adjustment_although_its_parts_are_at_their_defaults() -> None:
+    network = {"layers": [{"type": "batch_norm", "adjustment": {"kind": "uniform"}}, *IMAGE_NETWORK]}
+    details = dry_run(resolved(images(), network=network), images()).layers[0].details
+    assert details["arguments"]["adjustment"]["kind"] == "uniform"
+
+
+def test_dry_run_says_nothing_more_of_layers_without_statistics() -> None:
+    assert dry_run(resolved(manifest()), manifest()).layers[0].details == {}

@@ -1,0 +1,324 @@
+"""What a user should know before a run: the remarks of the dry run. Layers that are alike share one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, TypeAlias, TypeVar
+
+from gammabeta.schemas.batching import Batching, batching_of, ghost_of, values_per_channel
+from gammabeta.schemas.constraints import Constraint
+from gammabeta.schemas.jobs import Message
+from gammabeta.schemas.layers import Biased
+from gammabeta.schemas.measuring import parameter_shape
+from gammabeta.schemas.normalization import BatchNorm
+from gammabeta.schemas.plans import LayerPlan, NetworkPlan
+from gammabeta.schemas.renorm import Clips, RenormClipping
+from gammabeta.schemas.training import TrainingSpec
+
+FORGETFUL = 0.5
+"""Below this momentum, moving statistics are those of the last few batches, as when torch's 0.1 is written for 0.9."""
+
+COLD = 0.05
+"""Above this weight of their initial values, moving statistics count as not warmed up."""
+
+FEW = 8
+"""Up to so many values a channel, a ghost batch's biased variance is low by an eighth or more."""
+
+NAMED = 3
+"""How many layers a remark names before it counts the others."""
+
+UNBOUNDED = Clips(0.0, math.inf, math.inf)
+PLAIN = Clips(1.0, 1.0, 0.0)
+LAST_STEP = 1_000_000_000
+
+K = TypeVar("K", bound=Hashable)
+Cause: TypeAlias = Literal["batch", "ghost", "last"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Norm:
+    """A batch norm that is trained."""
+
+    index: int
+    layer: LayerPlan
+    spec: BatchNorm
+
+    def values(self, rows: int) -> int:
+        return values_per_channel(self.spec, self.layer.output_shape, rows)
+
+
+@dataclass(frozen=True)
+class Alike:
+    """Layers of which the same is to be said."""
+
+    norms: list[Norm]
+
+    def field(self, argument: str) -> str:
+        """Of the first of them."""
+        return f"network.layers[{self.norms[0].index}].{argument}"
+
+    @property
+    def names(self) -> str:
+        return _listed([f"'{norm.layer.name}'" for norm in self.norms])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run as far as it is settled before it begins."""
+
+    plan: NetworkPlan
+    training: TrainingSpec
+    rows: int
+    """Trained on in each epoch."""
+    steps: int
+    """Of all epochs."""
+    has_test: bool
+
+    @cached_property
+    def norms(self) -> tuple[Norm, ...]:
+        return tuple(
+            Norm(index=index, layer=layer, spec=layer.spec)
+            for index, layer in enumerate(self.plan.layers)
+            if isinstance(layer.spec, BatchNorm) and layer.spec.trainable
+        )
+
+    @cached_property
+    def batching(self) -> Batching:
+        return batching_of(self.training, self.plan)
+
+    @property
+    def ends_an_epoch(self) -> bool:
+        return self.steps >= self.batching.steps(self.rows)
+
+    def alike(self, key: Callable[[Norm], K | None]) -> Iterator[tuple[K, Alike]]:
+        """Batch norms by their key; those with None are left out."""
+        groups: dict[K, list[Norm]] = {}
+        for norm in self.norms:
+            if (found := key(norm)) is not None:
+                groups.setdefault(found, []).append(norm)
+        for found, norms in groups.items():
+            yield found, Alike(norms)
+
+
+def remarks(run: Run) -> Iterator[Message]:
+    """All of them."""
+    yield from _momentum(run)
+    yield from _one_value(run)
+    yield from _small_ghosts(run)
+    yield from _rows_left_out(run)
+    yield from _renorm_bounds(run)
+    yield from _renorm_schedules(run)
+    yield from _norm_over_all_channels(run)
+    yield from _redundant_biases(run)
+    yield from _warmup(run)
+    if not run.has_test:
+        yield Message(
+            field="dataset",
+            severity="info",
+            code="no_test_split",
+            message="The data set has no test split, so that no test metrics will be reported. Upload it with "
+            "test_fraction=0.2, or add a file with split=test.",
+        )
+
+
+def _momentum(run: Run) -> Iterator[Message]:
+    for momentum, alike in run.alike(lambda norm: norm.spec.momentum):
+        if momentum**run.steps > COLD:
+            yield Message(
+                field=alike.field("momentum"),
+                severity="warning",
+                code="moving_statistics_cold",
+                message=f"After {run.steps} steps with momentum {momentum:g}, {momentum**run.steps:.0%} of the moving "
+                f"statistics of {alike.names} will still be their initial values, and predictions will use them. Train "
+                f"for more steps, or write a momentum of at most {COLD ** (1 / run.steps):.3g}.",
+            )
+        if momentum < FORGETFUL:
+            yield Message(
+                field=alike.field("momentum"),
+                severity="warning",
+                code="momentum_forgets",
+                message=f"Momentum is the weight of the old value here, as in Keras: with {momentum:g}, {alike.names} "
+                f"will forget all but the last batches. torch's {momentum:g} is {1 - momentum:g} here.",
+            )
+
+
+def _one_value(run: Run) -> Iterator[Message]:
+    for (cause, added), alike in run.alike(lambda norm: _cause_of_one_value(norm, run)):
+        effect = f"y = {' + '.join(('beta', *added))} whatever comes in, and the moving variance does not move"
+        yield Message(
+            field=_FIELDS_OF_ONE_VALUE.get(cause) or alike.field("virtual_batch_size"),
+            severity="warning",
+            code="one_value_per_channel",
+            message=_MESSAGES_OF_ONE_VALUE[cause].format(names=alike.names, effect=effect),
+        )
+
+
+def _cause_of_one_value(norm: Norm, run: Run) -> tuple[Cause, tuple[str, ...]] | None:
+    """Which batches have one value per channel, and what is added to beta then."""
+    batching, spec = run.batching, norm.spec
+    given = {"what renorm adds": spec.renorm, "what the adjustment adds": spec.adjustment is not None}
+    added = tuple(what for what, present in given.items() if present)
+    if norm.values(batching.size) == 1:
+        return ("batch" if batching.size == 1 else "ghost"), added
+    if run.ends_an_epoch and norm.values(batching.last_rows(run.rows)) == 1:
+        return "last", added
+    return None
+
+
+_FIELDS_OF_ONE_VALUE: dict[Cause, str] = {"batch": "training.batch_size", "last": "training.last_batch"}
+_MESSAGES_OF_ONE_VALUE: dict[Cause, str] = {
+    "batch": "In batches of one row, each channel of {names} has one value: {effect}. Write a batch_size of 16 or "
+    "more; where that cannot be, batch norm is the wrong layer, and leaving it out is better.",
+    "ghost": "In ghost batches of one row, each channel of {names} has one value: {effect}. Write a virtual_batch_size "
+    "of 16 or more, or leave it out.",
+    "last": "The last batch of each epoch has one row, and each channel of {names} one value: there, {effect}. Write "
+    '"last_batch": "merge", or another batch_size.',
+}
+
+
+def _small_ghosts(run: Run) -> Iterator[Message]:
+    def values(norm: Norm) -> int | None:
+        n = norm.values(run.batching.size) if norm.spec.virtual_batch_size else 0
+        return n if 1 < n <= FEW else None
+
+    for n, alike in run.alike(values):
+        yield Message(
+            field=alike.field("virtual_batch_size"),
+            severity="warning",
+            code="small_ghost_batches",
+            message=f"The moving variance of {alike.names} averages those of ghost batches with {n} values per "
+            f"channel, which are about {(n - 1) / n:.0%} of the variance of all values, and predictions will use it. "
+            "Write a larger virtual_batch_size.",
+        )
+
+
+def _rows_left_out(run: Run) -> Iterator[Message]:
+    left, batching = run.batching.left_out(run.rows), run.batching
+    if left == 0 or not run.ends_an_epoch:
+        return
+    message = f"Each epoch leaves out {left} of the {run.rows} rows, other ones each time"
+    if batching.last == "drop":
+        yield Message(
+            field="training.last_batch",
+            severity="info",
+            code="rows_left_out",
+            message=f'{message}. Write "last_batch": "merge" to train on all.',
+        )
+        return
+    index = next(index for index, layer in enumerate(run.plan.layers) if ghost_of(layer))
+    common = math.gcd(run.rows, batching.size)
+    yield Message(
+        field=f"network.layers[{index}].virtual_batch_size",
+        severity="warning",
+        code="rows_left_out",
+        message=f"{message}, since the last batch must be whole ghost batches, too."
+        + (f" Write a virtual_batch_size that divides {common} to train on all." if common > 1 else ""),
+    )
+
+
+def _renorm_bounds(run: Run) -> Iterator[Message]:
+    for _, alike in run.alike(lambda norm: _unbounded(norm.spec.clipping) if norm.spec.renorm else None):
+        yield Message(
+            field=alike.field("renorm_clipping"),
+            severity="warning",
+            code="renorm_without_clipping",
+            message=f"Without bounds, renorm normalizes {alike.names} with moving averages from the first step on. "
+            'With their initial values, 0 and 1, y is x itself, not normalized. Write "renorm_clipping": "paper", or '
+            "bounds of your own.",
+        )
+    for _, alike in run.alike(lambda norm: _bounded_above_alone(norm.spec.clipping) if norm.spec.renorm else None):
+        yield Message(
+            field=alike.field("renorm_clipping"),
+            severity="warning",
+            code="renorm_rmin_is_zero",
+            message=f"Without rmin, r of {alike.names} is kept in [0, rmax] as in TensorFlow, not in [1/rmax, rmax] as "
+            'in the paper. Write "rmin": "1/rmax", or "rmin": 0 if that is meant.',
+        )
+
+
+def _unbounded(clipping: RenormClipping) -> Literal[True] | None:
+    return True if clipping.fixed and clipping.at(0) == UNBOUNDED else None
+
+
+def _bounded_above_alone(clipping: RenormClipping) -> Literal[True] | None:
+    return True if clipping.rmax is not None and clipping.rmin is None else None
+
+
+def _renorm_schedules(run: Run) -> Iterator[Message]:
+    def unreached(norm: Norm) -> Clips | None:
+        end = norm.spec.clipping.at(run.steps - 1)
+        return end if norm.spec.renorm and end != norm.spec.clipping.at(LAST_STEP) else None
+
+    for end, alike in run.alike(unreached):
+        bounds = f"r is kept in [{end.rmin:.3g}, {end.rmax:.3g}] and d within ±{end.dmax:.3g}"
+        yield Message(
+            field=alike.field("renorm_clipping"),
+            severity="info",
+            code="renorm_schedule_unreached",
+            message=f"The schedule of {alike.names} goes on after the {run.steps} steps of the run. At its end "
+            f"{bounds}{', which is plain batch norm' if end == PLAIN else ''}. Write earlier steps there, or train for "
+            "longer.",
+        )
+
+
+def _norm_over_all_channels(run: Run) -> Iterator[Message]:
+    def shrinking(norm: Norm) -> tuple[Constraint, int] | None:
+        constraint, shape = norm.spec.gamma_constraint, parameter_shape(norm.spec, norm.layer.output_shape)
+        if constraint is None or constraint.name == "non_neg" or len(shape) > 1:
+            return None
+        largest = 1.0 if constraint.name == "unit_norm" else constraint.max_value
+        return (constraint, shape[0]) if math.sqrt(shape[0]) > largest else None
+
+    for (constraint, channels), alike in run.alike(shrinking):
+        yield Message(
+            field=alike.field("gamma_constraint"),
+            severity="info",
+            code="norm_over_all_channels",
+            message=f"{constraint.name} bounds the norm of the gamma of all {channels} channels of {alike.names} "
+            f"together, as in Keras. That of {channels} ones is {math.sqrt(channels):.3g}, and the first step makes "
+            f"them smaller. Write max_norm with a max_value of {math.sqrt(channels):.3g} or more to leave them there.",
+        )
+
+
+def _redundant_biases(run: Run) -> Iterator[Message]:
+    layers = {layer.name: (index, layer) for index, layer in enumerate(run.plan.layers)}
+    readers = [name for layer in run.plan.layers for name in layer.inputs]
+    pairs: list[tuple[int, str]] = []
+    for norm in run.norms:
+        index, feeder = layers.get(norm.layer.inputs[0], (0, None))
+        biased = feeder and isinstance(feeder.spec, Biased) and feeder.spec.use_bias and readers.count(feeder.name) == 1
+        if feeder and biased and _centres_away(norm):
+            pairs.append((index, f"'{feeder.name}' before '{norm.layer.name}'"))
+    if pairs:
+        yield Message(
+            field=f"network.layers[{pairs[0][0]}].use_bias",
+            severity="info",
+            code="redundant_bias",
+            message="A bias does nothing right before a batch norm, which centres it away and adds beta: "
+            f'{_listed([pair for _, pair in pairs])}. Write "use_bias": false.',
+        )
+
+
+def _centres_away(norm: Norm) -> bool:
+    """A constant of each channel; renorm's d brings it back, at first."""
+    return norm.spec.center and not norm.spec.renorm and len(norm.layer.output_shape) in norm.spec.axes
+
+
+def _warmup(run: Run) -> Iterator[Message]:
+    warmup = run.training.schedule.warmup_steps
+    if warmup >= run.steps:
+        yield Message(
+            field="training.schedule.warmup_steps",
+            severity="warning",
+            code="warmup_never_ends",
+            message=f"The run has {run.steps} steps, so that a warm-up of {warmup} never reaches the learning rate. "
+            "Write fewer, or train for longer.",
+        )
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - NAMED
+    return ", ".join(names) if more < 2 else f"{', '.join(names[:NAMED])} and {more} more"
