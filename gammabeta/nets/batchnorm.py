@@ -5,65 +5,122 @@
                  moving_variance <- momentum moving_variance + (1 - momentum) V
     prediction   the moving statistics stand in for mu and v, and nothing is written
 
-n counts the values of a channel in the batch. V is v, or v n/(n-1) in a layer that Keras 2 runs with its fused kernel:
-images normalized over axis 1 or 3. torch always takes the latter. A batch with n = 1 has y = beta and V = 0, as in
-TensorFlow on a CPU; torch's kernel would write NaN.
+n counts the values of a channel in the batch. V is v, or v n/(n-1) in a layer that is `fused`. torch always takes the
+latter. `momentum` is the weight of the OLD value (0.99); torch's is one minus it.
 
-`momentum` is the weight of the OLD value (0.99); torch's is one minus it.
+    ghost batches    each group of `virtual_batch_size` rows has its own mu and v; the averages take the means of those
+    renorm           s = sqrt(v + epsilon)    S' = max(S, sqrt(epsilon))    r = clip(s / S')    d = clip((mu - R) / S')
+                     y = ((x - mu) / s r + d) gamma + beta                  R, S: averages before this batch moves them
+                     R, S, moving_mean and moving_stddev are averages of mu and s, and
+                     moving_variance = max(moving_stddev² - epsilon, 0)
+    adjustment       x_hat a + b instead of x_hat, drawn at each step; the moving statistics do not see it
+
+With n = 1 there is no variance to learn: y = beta (and renorm's d), the mean moves, no variance does. (torch's kernel
+would write NaN.) Nor does anything move after a batch whose statistics are not finite: it counts as `skipped`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gammabeta.nets.averages import Averages, Found, rows_of
+from gammabeta.nets.columns import Columns
+from gammabeta.nets.corrections import Affine, Draws, joined
 from gammabeta.nets.initializers import initial
-from gammabeta.schemas import networks as specs
+from gammabeta.schemas.measuring import Shape, channels_of, parameter_shape, settled
+from gammabeta.schemas.normalization import BatchNorm as BatchNormSpec
+
+TRAINING_BUFFERS = ("renorm_mean", "renorm_stddev", "moving_stddev")
+"""What renorm keeps for training alone."""
 
 
 class BatchNorm(nn.Module):
-    """One batch-norm layer. Parameters and moving statistics are float32 `[channels]`, whatever the input is.
+    """One batch-norm layer. Parameters and moving statistics are float32 `[C]`, whatever the input is; of several axes
+    C is the product of their extents, in the order of the axes. (After `.double()` they are float64.)
+
+    All averages are the rows of one buffer, `averages` [2, C] (renorm: [5, C]), so that one call moves several.
 
     Args:
-        spec: the layer of a plan.
-        channels: how many statistics it keeps.
-        dim: the torch dimension of x that has `channels` elements.
-        fused_effective: whether the moving variance takes the unbiased v n/(n-1).
+        spec: its arguments. Kept as `spec` with the axes positive and `fused` decided.
+        shape: of a row, in API layout.
         generator: random numbers for the initializers that draw.
+        seed: of the job, for the adjustment.
     """
 
     gamma: nn.Parameter | None
     beta: nn.Parameter | None
-    moving_mean: Tensor
-    moving_variance: Tensor
+    averages: Tensor
 
     def __init__(
-        self,
-        spec: specs.BatchNorm,
-        channels: int,
-        *,
-        dim: int = 1,
-        fused_effective: bool = False,
-        generator: torch.Generator | None = None,
+        self, spec: BatchNormSpec, shape: Shape, *, generator: torch.Generator | None = None, seed: int = 0
     ) -> None:
         super().__init__()
-        self.spec, self.channels, self.dim, self.fused_effective = spec, channels, dim, fused_effective
-        self.updates = 0
-        """How many training batches moved the statistics: a number of Python's, since a tensor would cost an addition
-        for each batch."""
-        draws = generator or torch.Generator().manual_seed(0)
-        self.gamma = self._parameter(initial(spec.gamma_initializer, channels, draws)) if spec.scale else None
-        self.beta = self._parameter(initial(spec.beta_initializer, channels, draws)) if spec.center else None
-        self.register_buffer("moving_mean", initial(spec.moving_mean_initializer, channels, draws))
-        self.register_buffer("moving_variance", initial(spec.moving_variance_initializer, channels, draws))
-        self._new_weight, self._epsilon = 1.0 - spec.momentum, spec.epsilon
-        self._momentum = torch.tensor(spec.momentum)  # times a tensor is three times faster than times a float
+        spec = settled(spec, shape)
+        self.spec, self.seed = spec, seed
+        self.channels, self.parameter_shape = channels_of(spec, shape), parameter_shape(spec, shape)
+        self.steps = 0
+        """Training batches seen: a number of Python's, since a tensor would cost an addition for each batch."""
+        self._skipped: int | Tensor = 0
+        self._columns = Columns(spec.axes, shape)
+        name, adjustment = spec.name or "", spec.adjustment
+        self._draws = None if adjustment is None else Draws(adjustment, self.channels, seed=seed, layer=name)
+        self._rows: Averages | None = None
+        self._found: Found | None = None
+        self._is_plain = self._columns.in_place and not spec.never_fused
+        self._fill(generator or torch.Generator().manual_seed(0))
         self.train()
 
-    def _parameter(self, value: Tensor) -> nn.Parameter:
-        return nn.Parameter(value, requires_grad=self.spec.trainable)
+    def _fill(self, draws: torch.Generator) -> None:
+        spec, channels = self.spec, (self.channels,)
+        for key, wanted in (("gamma", spec.scale), ("beta", spec.center)):
+            value = initial(getattr(spec, f"{key}_initializer"), channels, draws) if wanted else None
+            parameter = None if value is None else nn.Parameter(value, requires_grad=spec.trainable)
+            self.register_parameter(key, parameter)
+        mean = initial(spec.moving_mean_initializer, channels, draws)
+        variance = initial(spec.moving_variance_initializer, channels, draws)
+        start = {"moving_variance": variance, "moving_mean": mean}
+        if spec.renorm:
+            start |= {"moving_stddev": variance.sqrt(), "renorm_mean": mean, "renorm_stddev": variance.sqrt()}
+        self.register_buffer("averages", torch.stack([start[key] for key in rows_of(spec)]))
+
+    @property
+    def moving_mean(self) -> Tensor:
+        """[C]; the memory of `averages`, as are the others."""
+        return self._cut().mean
+
+    @property
+    def moving_variance(self) -> Tensor:
+        """[C]."""
+        return self._cut().variance
+
+    def training_buffers(self) -> dict[str, Tensor]:
+        """Renorm's averages by name, each [C]: R, S and the average of s. Empty without renorm."""
+        return {key: row for key, row in self._cut().by_name.items() if key in TRAINING_BUFFERS}
+
+    def _cut(self) -> Averages:
+        """The rows of `averages`, cut again where the buffer has become another (on a GPU, say)."""
+        averages, rows = self._buffers["averages"], self._rows
+        if rows is None or rows.tensor is not averages:
+            rows = self._rows = Averages(self.averages, self.spec)
+        return rows
+
+    @property
+    def skipped(self) -> int:
+        """Training batches that moved nothing, since their statistics were not finite."""
+        return int(self._skipped)
+
+    @property
+    def updates(self) -> int:
+        """Training batches that moved the statistics."""
+        return self.steps - self.skipped
+
+    def restore(self, *, updates: int, skipped: int) -> None:
+        """Go on from the counts of another layer like this; schedules and draws hang on their sum."""
+        self.steps, self._skipped = updates + skipped, skipped
 
     def train(self, mode: bool = True) -> BatchNorm:
         """A layer with `trainable` off stays in prediction mode, whatever its network is told."""
@@ -71,70 +128,140 @@ class BatchNorm(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: [B, …] with `channels` elements along `dim` -> the same shape and dtype."""
-        if self.dim == 1:
-            return self._normalized(x)
-        return self._normalized(x.movedim(self.dim, 1)).movedim(1, self.dim)
+        """x: [B, …] in torch's layout -> the same shape and dtype.
 
-    def _normalized(self, x: Tensor) -> Tensor:
+        Raises:
+            ValueError: in training, `virtual_batch_size` does not divide B.
+        """
         if not self.training:
-            return self._kernel(x, self.moving_variance)
+            return self._columns.back(self._predicted(self._columns.of(x)), x)
         n = x.numel() // self.channels
-        if n < 2:
-            return self._of_one_value(x) if n else x
-        self.updates += 1
-        variance = self.moving_variance
-        if self.fused_effective:
-            return self._kernel(x, variance)
-        # The kernel added (1 - momentum) v n/(n-1); 1/n of the way back to the decayed old value takes n/(n-1) out.
-        decayed = variance * self._momentum
-        y = self._kernel(x, variance)
-        variance.data.lerp_(decayed, 1.0 / n)  # .data: autograd must not see the buffer change before backward
+        if n == 0:
+            return x
+        y = self._plain(x, n) if self._is_plain and n > 1 else self._general(x)
+        self.steps += 1
         return y
 
-    def _kernel(self, x: Tensor, variance: Tensor) -> Tensor:
-        return torch.batch_norm(
-            x,
-            self.gamma,
-            self.beta,
-            self.moving_mean,
-            variance,
-            self.training,
-            self._new_weight,
-            self._epsilon,
-            torch.backends.cudnn.enabled,
-        )
+    def _predicted(self, columns: Tensor) -> Tensor:
+        rows = self._cut()
+        return _kernel(columns, self.gamma, self.beta, rows.mean, rows.variance, self.spec.epsilon, False)
 
-    def _of_one_value(self, x: Tensor) -> Tensor:
-        """n = 1: the mean is the value itself, and the variance is 0. The gradients of x and gamma are zeros."""
-        self.updates += 1
-        self.moving_mean.data.lerp_(x.detach().reshape(self.channels).float(), self._new_weight)
-        self.moving_variance.data.mul_(self._momentum)
-        shape = (1, self.channels, *(1,) * (x.ndim - 2))
-        y = (x - x).float()
-        if self.gamma is not None:
-            y = y * self.gamma.view(shape)
-        if self.beta is not None:
-            y = y + self.beta.view(shape)
-        return y.to(x.dtype)
+    def _plain(self, x: Tensor, n: int) -> Tensor:
+        """What `_general` does for the common layer, in half its time for a small batch."""
+        parameters, found = self._parameters, self._place_for(n, 1)  # self.gamma would take three times as long
+        gamma, beta = parameters["gamma"], parameters["beta"]
+        y = _kernel(x, gamma, beta, found.mean, found.variance, self.spec.epsilon, True)
+        self._move(found)
+        return y
+
+    def _general(self, x: Tensor) -> Tensor:
+        spec, groups = self.spec, self._groups_of(x)
+        columns = self._columns.of(x, groups)
+        n = columns.numel() // (groups * self.channels)
+        found = self._place_for(n, groups)
+        if spec.renorm or n == 1:
+            found.look_at(columns)
+        affine = Affine(*self._cut().renormed(found, self.steps)) if spec.renorm else None
+        if self._draws is not None:
+            a_b = self._draw(self._draws)
+            affine = a_b if affine is None else affine.then(a_b)
+        gamma, beta = joined(affine, self._parameters["gamma"], self._parameters["beta"])
+        if groups > 1:
+            gamma, beta = _repeated(gamma, groups), _repeated(beta, groups)
+        if n == 1:
+            y = _beta_alone(columns, gamma, beta)
+        else:
+            mean, variance = (None, None) if spec.renorm else (found.mean, found.variance)
+            y = _kernel(columns, gamma, beta, mean, variance, spec.epsilon, True)
+        self._move(found)
+        return self._columns.back(y, x, groups)
+
+    def _groups_of(self, x: Tensor) -> int:
+        size = self.spec.virtual_batch_size
+        if size is None:
+            return 1
+        if len(x) % size:
+            raise ValueError(
+                f"virtual_batch_size {size} must divide the rows of a batch in training. Received: {len(x)}"
+            )
+        return len(x) // size
+
+    def _draw(self, draws: Draws) -> Affine:
+        return Affine(*self.averages.new_tensor(draws.at(self.steps)).unbind(0))
+
+    def _place_for(self, n: int, groups: int) -> Found:
+        found = self._found
+        if found is None or found.n != n or found.groups != groups or found.is_cuda:
+            unbiased = bool(self.spec.fused)
+            found = self._found = Found(self.averages, n, groups, unbiased=unbiased)
+        return found
+
+    def _move(self, found: Found) -> None:
+        """Let what was found into the averages, if it is finite."""
+        if found.is_cuda:
+            # To ask the GPU would be to wait for it.
+            finite, before = found.both.isfinite().all(), self.averages.clone()
+            self._cut().take(found)
+            self.averages.copy_(torch.where(finite, self.averages, before))
+            self._skipped = self._skipped + ~finite
+        elif found.is_finite():
+            self._cut().take(found)
+        else:
+            self._skipped, self._found = self._skipped + 1, None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BatchNorm:
         """`.half()` and the like cast nothing here: in float16 a variance above 65,504 would become infinite."""
 
-        def without_cast(tensor: Tensor) -> Tensor:
+        def without_loss(tensor: Tensor) -> Tensor:
             moved = fn(tensor)
-            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+            return tensor.to(moved.device) if moved.dtype in (torch.float16, torch.bfloat16) else moved
 
-        super()._apply(without_cast, recurse)  # type: ignore[no-untyped-call]
+        self._found = None
+        super()._apply(without_loss, recurse)  # type: ignore[no-untyped-call]
         return self
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies: what looks into the memory of this layer's averages stays here."""
+        return self.__dict__ | {"_rows": None, "_found": None}
+
     def get_extra_state(self) -> Tensor:
-        """`updates`, so that a `state_dict` has it too."""
-        return torch.tensor(self.updates, dtype=torch.int64)
+        """`updates` and `skipped`, so that a `state_dict` has them too."""
+        return torch.tensor([self.updates, self.skipped], dtype=torch.int64)
 
     def set_extra_state(self, state: Tensor) -> None:
-        self.updates = int(state)
+        updates, skipped = state.tolist()
+        self.restore(updates=updates, skipped=skipped)
 
     def extra_repr(self) -> str:
         s = self.spec
-        return f"{self.channels}, dim={self.dim}, momentum={s.momentum}, epsilon={s.epsilon}, trainable={s.trainable}"
+        return f"{self.channels}, axis={s.axis}, momentum={s.momentum}, epsilon={s.epsilon}, trainable={s.trainable}"
+
+
+def _kernel(
+    x: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    mean: Tensor | None,
+    variance: Tensor | None,
+    epsilon: float,
+    training: bool,
+) -> Tensor:
+    """torch's own. In training its momentum of 1 writes what it finds over mean and variance, n/(n-1) v."""
+    cudnn = torch.backends.cudnn.enabled
+    return torch.batch_norm(x, gamma, beta, mean, variance, training, 1.0, epsilon, cudnn)
+
+
+def _repeated(parameter: Tensor | None, groups: int) -> Tensor | None:
+    # `repeat` takes twice as long. contiguous: of one channel this is a view without a stride, and torch's kernel reads
+    # gamma as if it had one.
+    return None if parameter is None else parameter.expand(groups, -1).reshape(-1).contiguous()
+
+
+def _beta_alone(columns: Tensor, gamma: Tensor | None, beta: Tensor | None) -> Tensor:
+    """One value a column is its own mean: x_hat is 0, and so are the gradients of x and gamma."""
+    shape, y = (1, -1, *(1,) * (columns.ndim - 2)), columns - columns
+    if gamma is not None:
+        y = y * gamma.view(shape)
+    if beta is not None:
+        y = y + beta.view(shape)
+    return y.to(columns.dtype)

@@ -1,5 +1,9 @@
-"""Initial values, drawn as Keras draws them: a parameter of shape `[C]` has fan_in = fan_out = C, and the "normal"
-of the scaled families is cut at two standard deviations."""
+"""Initial values, drawn as Keras draws them: fans are counted on the shape that a parameter has in Keras, and a
+"truncated normal" is cut at two standard deviations.
+
+    variance = scale / fan     fan: of inputs, of outputs, or the mean of both
+    [C]  fans C, C      [F, units]  fans F, units      [*window, in, out]  fans |window| in, |window| out
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,8 @@ from torch import Tensor
 
 from gammabeta.schemas.initializers import Initializer
 
-_FAMILY_SCALE = {"glorot": 1.0, "he": 2.0, "lecun": 1.0}
+_FAMILIES = {"glorot": (1.0, "fan_avg"), "he": (2.0, "fan_in"), "lecun": (1.0, "fan_in")}
+"""Scale and mode."""
 _STDDEV_OF_CUT_NORMAL = 0.87962566103423978
 """The standard deviation of a standard normal cut at +-2."""
 
@@ -23,44 +28,66 @@ def layer_generator(seed: int, name: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-def glorot_uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """A kernel `[outputs, inputs, *window]`, uniform within sqrt(6 / (fan_in + fan_out)) (Glorot & Bengio 2010)."""
-    window = math.prod(shape[2:])
-    limit = math.sqrt(6 / (window * (shape[0] + shape[1])))
-    return torch.empty(shape).uniform_(-limit, limit, generator=generator)
+def initial(spec: Initializer, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """The start of a parameter whose layout is Keras': float32 of this shape."""
+    value = torch.empty(shape)
+    return fill(value, spec, generator, keras=value)
 
 
-def initial(spec: Initializer, channels: int, generator: torch.Generator) -> Tensor:
-    """The start of a parameter: float32 `[channels]`."""
+def fill(value: Tensor, spec: Initializer, generator: torch.Generator, *, keras: Tensor) -> Tensor:
+    """Put initial numbers into `value`; `keras` is a view of it in Keras' layout."""
     if spec.seed is not None:
         generator = torch.Generator().manual_seed(spec.seed)
-    value = torch.empty(channels)
     match spec.name:
         case "zeros":
             return value.zero_()
         case "ones":
             return value.fill_(1.0)
         case "constant":
-            return value.fill_(spec.value)
+            return value.copy_(torch.tensor(spec.value))
         case "random_normal":
             return value.normal_(generator=generator).mul_(spec.stddev).add_(spec.mean)
         case "truncated_normal":
             return _cut_normal(value, generator).mul_(spec.stddev).add_(spec.mean)
         case "random_uniform":
             return value.uniform_(spec.minval, spec.maxval, generator=generator)
+        case "orthogonal":
+            keras.copy_(_orthogonal(keras.shape, generator).mul_(spec.gain))
+            return value
+        case "variance_scaling":
+            return _scaled(value, spec.scale / _fan(keras.shape, spec.mode), spec.distribution, generator)
         case _:
-            return _scaled(spec.name, value, generator)
+            family, distribution = spec.name.split("_")
+            scale, mode = _FAMILIES[family]
+            return _scaled(value, scale / _fan(keras.shape, mode), distribution, generator)
 
 
-def _scaled(name: str, value: Tensor, generator: torch.Generator) -> Tensor:
-    """Variance scale / C: glorot_*, he_*, lecun_*."""
-    family, distribution = name.split("_")
-    variance = _FAMILY_SCALE[family] / len(value)
-    if distribution == "uniform":
-        limit = math.sqrt(3 * variance)
-        return value.uniform_(-limit, limit, generator=generator)
-    return _cut_normal(value, generator).mul_(math.sqrt(variance) / _STDDEV_OF_CUT_NORMAL)
+def _fan(shape: torch.Size, mode: str) -> float:
+    window = math.prod(shape[:-2])
+    inputs, outputs = window * shape[max(-2, -len(shape))], window * shape[-1]
+    return {"fan_in": float(inputs), "fan_out": float(outputs), "fan_avg": (inputs + outputs) / 2}[mode]
+
+
+def _scaled(value: Tensor, variance: float, distribution: str, generator: torch.Generator) -> Tensor:
+    match distribution:
+        case "uniform":
+            limit = math.sqrt(3 * variance)
+            return value.uniform_(-limit, limit, generator=generator)
+        case "untruncated_normal":
+            return value.normal_(generator=generator).mul_(math.sqrt(variance))
+        case _:
+            return _cut_normal(value, generator).mul_(math.sqrt(variance) / _STDDEV_OF_CUT_NORMAL)
 
 
 def _cut_normal(value: Tensor, generator: torch.Generator) -> Tensor:
     return torch.nn.init.trunc_normal_(value, a=-2.0, b=2.0, generator=generator)
+
+
+def _orthogonal(shape: torch.Size, generator: torch.Generator) -> Tensor:
+    """Flattened to `[…, out]` its rows or its columns, whichever are fewer, are orthonormal (Saxe et al. 2014)."""
+    rows, columns = math.prod(shape[:-1]), shape[-1]
+    drawn = torch.empty(max(rows, columns), min(rows, columns)).normal_(generator=generator)
+    q, r = torch.linalg.qr(drawn)
+    q *= r.diagonal().sign()  # or Q would not be uniform over the orthogonal matrices
+    flat: Tensor = q if rows >= columns else q.T
+    return flat.reshape(shape)

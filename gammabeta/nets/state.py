@@ -1,10 +1,11 @@
 """A network's numbers, taken out and put in: weights here, batch-norm state there. No other file knows their keys.
 
-    weights   "<layer>.kernel", "<layer>.bias"                                          a blob
+    weights   "<layer>.kernel", "<layer>.bias", and what training alone needs           a blob
     state     gamma, beta, moving_mean, moving_variance of each batch-norm layer        rows
     joined    both: "<layer>.kernel", …, "<layer>.gamma", … "<layer>.moving_variance"   the file that a user downloads
 
-All is float32. `kernel` is [units, inputs] of a dense layer, [filters, channels, height, width] of a convolution.
+All is float32. `kernel` is [units, inputs] of a dense layer, [filters, channels, height, width] of a convolution. What
+training alone needs are renorm's averages, "<layer>.renorm_mean" and its like: a job that goes on must have them.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from gammabeta.schemas.batchnorm import ARRAYS, BatchNormState, LayerState
 
 
 def weights_of(network: Network) -> dict[str, Tensor]:
-    """Contiguous copies on the CPU of all that is trained but gamma and beta."""
-    return {key: _copied(parameter) for key, parameter in _weights(network)}
+    """Contiguous copies on the CPU of all that is trained but gamma and beta, and of renorm's averages."""
+    return {key: _copied(tensor) for key, tensor in _weights(network)}
 
 
 def state_of(network: Network) -> BatchNormState:
@@ -40,16 +41,16 @@ def load(network: Network, weights: Mapping[str, Tensor], state: BatchNormState)
         ArtifactCorrupt: a key is missing or unknown, or a shape, dtype or layer is another than the network's; nothing
             has been changed then.
     """
-    parameters, layers = dict(_weights(network)), _batch_norms(network)
-    _check_weights(parameters, weights)
+    tensors, layers = dict(_weights(network)), _batch_norms(network)
+    _check_weights(tensors, weights)
     _check_state(layers, state)
     with torch.no_grad():
-        for key, parameter in parameters.items():
-            parameter.copy_(weights[key])
+        for key, tensor in tensors.items():
+            tensor.copy_(weights[key])
         for layer, stored in zip(layers, state.layers, strict=True):
             for key in _arrays(layer):
                 getattr(layer, key).copy_(torch.from_numpy(np.array(getattr(stored, key))))
-            layer.updates = stored.updates
+            layer.restore(updates=stored.updates, skipped=stored.skipped)
 
 
 def joined(weights: Mapping[str, Tensor], state: BatchNormState) -> dict[str, NDArray[Any]]:
@@ -68,11 +69,11 @@ def parameter_groups(network: Network) -> tuple[list[nn.Parameter], list[nn.Para
     return decayed, [p for key, p in trained if not key.endswith(".kernel")]
 
 
-def _weights(network: Network) -> Iterator[tuple[str, nn.Parameter]]:
+def _weights(network: Network) -> Iterator[tuple[str, Tensor]]:
     for layer, module in zip(network.plan.layers, network.layers, strict=True):
-        if not isinstance(module, BatchNorm):
-            for key, parameter in module.named_parameters():
-                yield f"{layer.name}.{key}", parameter
+        tensors = module.training_buffers() if isinstance(module, BatchNorm) else dict(module.named_parameters())
+        for key, tensor in tensors.items():
+            yield f"{layer.name}.{key}", tensor
 
 
 def _batch_norms(network: Network) -> list[BatchNorm]:
@@ -97,22 +98,23 @@ def _layer_state(layer: BatchNorm) -> LayerState:
         epsilon=spec.epsilon,
         momentum=spec.momentum,
         updates=layer.updates,
+        skipped=layer.skipped,
         **arrays,
     )
 
 
-def _check_weights(parameters: Mapping[str, nn.Parameter], weights: Mapping[str, Tensor]) -> None:
-    missing, unknown = sorted(parameters.keys() - weights.keys()), sorted(weights.keys() - parameters.keys())
+def _check_weights(tensors: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    missing, unknown = sorted(tensors.keys() - weights.keys()), sorted(weights.keys() - tensors.keys())
     if missing or unknown:
         raise ArtifactCorrupt(
             f"The weights must have exactly the keys of the network. Missing: {missing or 'none'}; "
             f"unknown: {unknown or 'none'}. Restore the blob from a backup."
         )
-    for key, parameter in parameters.items():
+    for key, tensor in tensors.items():
         given = weights[key]
-        if given.shape != parameter.shape or given.dtype != torch.float32:
+        if given.shape != tensor.shape or given.dtype != torch.float32:
             raise ArtifactCorrupt(
-                f"'{key}' must be float32 {list(parameter.shape)}. Received: {given.dtype} {list(given.shape)}. "
+                f"'{key}' must be float32 {list(tensor.shape)}. Received: {given.dtype} {list(given.shape)}. "
                 "Restore the blob from a backup."
             )
 

@@ -16,9 +16,9 @@ from torch import Tensor
 from gammabeta.nets.batchnorm import BatchNorm
 from gammabeta.nets.build import Network, build_network
 from gammabeta.nets.losses import loss_for, scores_of
-from gammabeta.schemas.networks import CnnPreset, MlpPreset
 from gammabeta.schemas.plans import plan_network
 from gammabeta.schemas.preprocessing import FittedImage
+from gammabeta.schemas.presets import CnnPreset, MlpPreset
 from gammabeta.schemas.resolution import Task
 from tests.unit.nets.plans import network_of
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gammabeta.errors import ArtifactCorrupt
 from gammabeta.nets import state as states
+from gammabeta.nets.batchnorm import BatchNorm
 from gammabeta.nets.build import Network
 from gammabeta.schemas.batchnorm import BatchNormState
 from tests.unit.nets.plans import network_of
@@ -26,6 +27,20 @@ LAYERS: tuple[dict[str, Any], ...] = (
     {"type": "batch_norm", "scale": False, "trainable": False},
     {"type": "dense", "units": 3},
 )
+
+
+RENORM: tuple[dict[str, Any], ...] = (
+    {"type": "depthwise_conv2d", "name": "depth", "kernel_size": 3},
+    {"type": "batch_norm", "axis": [1, 3], "renorm": True, "momentum": 0.5, "renorm_momentum": 0.8},
+    {"type": "flatten"},
+    {"type": "batch_norm", "name": "ghosts", "virtual_batch_size": 4},
+    {"type": "dense", "units": 3},
+)
+"""A layer with averages that training alone needs, and several axes: 4 rows of 2 channels."""
+
+
+def renormed(seed: int = 0) -> Network:
+    return network_of(*RENORM, shape=(6, 6, 2), seed=seed)
 
 
 def network(seed: int = 0) -> Network:
@@ -106,6 +121,52 @@ def test_thousand_predictions_leave_the_digest() -> None:
     assert states.state_of(net).digest == digest
 
 
+def test_averages_that_training_alone_needs_are_among_the_weights_and_come_back() -> None:
+    net, other = renormed(), renormed(seed=5)
+    for _ in range(3):
+        net(torch.randn(8, 6, 6, 2))
+    weights, state = states.weights_of(net), states.state_of(net)
+    keys = {"batch_norm.renorm_mean", "batch_norm.renorm_stddev", "batch_norm.moving_stddev"}
+    assert {key for key in weights if not key.endswith(("kernel", "bias"))} == keys
+    states.load(other, weights, state)
+    loaded = states.weights_of(other)
+    assert all(torch.equal(loaded[key], weights[key]) for key in keys)
+    assert all(weights[key].shape == (8,) and weights[key].std() > 0 for key in keys)
+    x = torch.randn(8, 6, 6, 2)
+    assert torch.equal(net(x), other(x))  # in training, where renorm's averages count
+    assert states.state_of(net).digest == states.state_of(other).digest
+    assert keys <= states.joined(weights, state).keys()
+
+
+def test_averages_that_are_missing_are_missed() -> None:
+    net = renormed()
+    weights = without("batch_norm.renorm_mean")(states.weights_of(net))
+    with pytest.raises(ArtifactCorrupt, match=r"Missing: \['batch_norm.renorm_mean'\]"):
+        states.load(net, weights, states.state_of(net))
+
+
+def test_several_axes_are_described_as_such() -> None:
+    first, second = states.state_of(renormed()).layers
+    assert (first.axis, first.channels) == ((1, 3), 8)
+    assert (second.axis, second.channels) == (1, 32)
+
+
+def test_skipped_batches_are_told_apart_from_updates_and_come_back() -> None:
+    net, other = renormed(), renormed(seed=5)
+    for at in range(3):
+        x = torch.randn(8, 6, 6, 2)
+        x[3, 0] = float("inf") if at == 1 else 1.0
+        net(x)
+    state = states.state_of(net)
+    assert [(each.updates, each.skipped) for each in state.layers] == [(2, 1), (2, 1)]
+    assert state.problem() is None
+    states.load(other, states.weights_of(net), state)
+    assert [(each.updates, each.skipped) for each in states.state_of(other).layers] == [(2, 1), (2, 1)]
+    norm = other.layers[1]
+    assert isinstance(norm, BatchNorm)
+    assert norm.steps == 3
+
+
 def without(key: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
     return lambda weights: {name: value for name, value in weights.items() if name != key}
 
@@ -174,3 +235,4 @@ def test_weight_decay_is_for_kernels() -> None:
     assert sorted(tuple(each.shape) for each in decayed) == [(3, 5), (4, 2, 3, 3), (5, 64)]
     frozen = 1
     assert len(decayed) + len(others) == len(list(net.parameters())) - frozen
+    assert [tuple(each.shape) for each in states.parameter_groups(renormed())[0]] == [(2, 1, 3, 3), (3, 32)]
