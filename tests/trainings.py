@@ -40,6 +40,46 @@ CONVOLUTIONS = {
     ]
 }
 
+L1L2 = {"class_name": "L1L2", "config": {"l1": 1e-3, "l2": 1e-3}}
+
+EVERYTHING = {
+    "layers": [
+        {
+            "type": "dense",
+            "units": 8,
+            "kernel_regularizer": "l2",
+            "kernel_constraint": "max_norm",
+            "bias_constraint": "non_neg",
+        },
+        {
+            "type": "batch_norm",
+            "momentum": 0.9,
+            "renorm": True,
+            "renorm_momentum": 0.8,
+            "renorm_clipping": {"rmax": [[5, 1], [20, 3]], "dmax": [[5, 0], [20, 5]], "rmin": "1/rmax"},
+            "adjustment": {"kind": "uniform", "scale": [0.9, 1.1], "bias": [-0.1, 0.1]},
+            "gamma_regularizer": L1L2,
+            "gamma_constraint": "non_neg",
+            "beta_constraint": {"class_name": "min_max_norm", "config": {"min_value": 0.1, "rate": 0.5}},
+        },
+        {"type": "activation", "function": "relu"},
+        {"type": "dropout", "rate": 0.2},
+        {"type": "dense", "units": "classes"},
+    ]
+}
+"""A schedule and draws that hang on the step, averages that training alone needs, penalties and constraints."""
+
+GHOSTS = {
+    "layers": [
+        {"type": "dense", "units": 8, "use_bias": False},
+        {"type": "batch_norm", "momentum": 0.9, "virtual_batch_size": 5, "gamma_constraint": "max_norm"},
+        {"type": "activation", "function": "relu"},
+        {"type": "batch_norm", "momentum": 0.9, "virtual_batch_size": 2, "renorm": True},
+        {"type": "dropout", "rate": 0.2},
+        {"type": "dense", "units": "classes"},
+    ]
+}
+
 
 class RecordingLink(Link):
     """Keeps the reports. `on_report` may set `stop`, or raise."""

@@ -1,6 +1,6 @@
 """Checkpoints: a folder from which a run goes on bit by bit as if nothing had happened. No pickle in it.
 
-    weights.safetensors     everything but the batch-norm state
+    weights.safetensors     everything but the batch-norm state; of batch norm what training alone needs
     state.safetensors       gamma, beta, moving mean and variance of each layer
     optimizer.safetensors   the optimizer's slots
     random.safetensors      the states of the random generators
@@ -31,6 +31,7 @@ from worker.link import Link
 from worker.messages import JobFile
 from worker.run import Run, begin
 from worker.stopping import Snapshot, Stopper
+from worker.tally import Sums
 
 TRAINING = "training.json"
 
@@ -52,9 +53,7 @@ class TrainingState(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
     step: int
-    rows: int
-    loss_sum: float
-    score_sum: float
+    sums: Sums
     layers: tuple[results.StateLayer, ...]
     stopping: StoppingState
     newest: dict[str, float]
@@ -68,7 +67,7 @@ def write(run: Run, folder: Path) -> Path:
     """Write the run's checkpoint; the folder is complete and synced, or not there.
 
     Raises:
-        TrainingFailed: the loss is not finite, and there is nothing to go on from.
+        TrainingFailed: too many batches were skipped, and there is nothing to go on from.
     """
     run.tally.read(run.step)
     state = states.state_of(run.network)
@@ -130,7 +129,7 @@ def resume(folder: Path, job: JobFile) -> Run:
         random = load_file(folder / "random.safetensors")
     except (OSError, SafetensorError, ArtifactCorrupt, LookupError, ValueError) as exc:
         raise _unreadable(folder, exc) from exc
-    run.tally.restore(rows=training.rows, loss_sum=training.loss_sum, score_sum=training.score_sum)
+    run.tally.restore(training.sums)
     run.step, run.newest = training.step, dict(training.newest)
     devices.set_random_state(random, run.device)
     return run
@@ -153,9 +152,7 @@ def _training_state(run: Run, state: BatchNormState) -> TrainingState:
     best = run.stopper.snapshot
     return TrainingState(
         step=run.step,
-        rows=run.tally.rows,
-        loss_sum=run.tally.loss_sum,
-        score_sum=run.tally.score_sum,
+        sums=run.tally.sums,
         layers=results.state_layers(state),
         stopping=StoppingState(
             best=run.stopper.best,

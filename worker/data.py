@@ -1,8 +1,8 @@
 """The rows of a data set: mapped, never copied, in an order that is a pure function of (seed, epoch).
 
 training split   ──hold_out(seed)──►   rows trained on | rows held out for validation
-rows trained on  ──order(seed, epoch)──►   one permutation an epoch, cut into batches
-                                           [0, B) [B, 2B) … [(k-1)B, n)     the ragged rest joins the last one
+rows trained on  ──order(seed, epoch)──►   one permutation an epoch, cut into batches as `last_batch` says
+                                           [0, B) [B, 2B) … [(k-1)B, n)     merge: the ragged rest joins the last one
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gammabeta.schemas.batching import Batching
 from gammabeta.schemas.datasets import Split
-from gammabeta.schemas.resolution import steps_per_epoch, validation_rows
+from gammabeta.schemas.resolution import validation_rows
 from worker.messages import JobFile
 
 Indices: TypeAlias = NDArray[np.int64]
@@ -71,13 +72,12 @@ def order(rows: Indices, *, seed: int, epoch: int) -> Indices:
     return np.random.default_rng([seed, _ORDER, epoch]).permutation(rows)
 
 
-def batches(ordered: Indices, batch_size: int, *, start: int = 0) -> Iterator[Indices]:
+def batches(ordered: Indices, batching: Batching, *, start: int = 0) -> Iterator[Indices]:
     """The batches of an epoch from number `start` on."""
-    last = steps_per_epoch(len(ordered), batch_size) - 1
-    for number in range(start, last):
-        yield ordered[number * batch_size : (number + 1) * batch_size]
-    if start <= last:
-        yield ordered[last * batch_size :]
+    n = len(ordered)
+    for number in range(start, batching.steps(n)):
+        begin, end = batching.bounds(n, number)
+        yield ordered[begin:end]
 
 
 def together(cut: Iterator[Indices], count: int) -> Iterator[list[Indices]]:

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from gammabeta.schemas.networks import Conv2D
+from gammabeta.schemas.layers import Conv1D, Conv2D, DepthwiseConv2D
 from gammabeta.schemas.plans import LayerPlan, NetworkPlan
 from gammabeta.schemas.training import TrainingSpec
 
@@ -24,7 +24,8 @@ def threads_for(plan: NetworkPlan, batch_size: int, allowed: int) -> int:
 
 
 def _products(layer: LayerPlan) -> int:
-    places = math.prod(layer.output_shape[:2]) if isinstance(layer.spec, Conv2D) else 1
+    slides = isinstance(layer.spec, Conv1D | Conv2D | DepthwiseConv2D)
+    places = math.prod(layer.output_shape[:-1]) if slides else 1
     return layer.parameters * places
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from gammabeta.nets import state as states
 from worker import folders, messages, results
 from worker.failures import TrainingFailed
 from worker.link import Link
-from worker.reporting import cold_statistics
+from worker.reporting import cold_statistics, skipped_batches
 from worker.run import Run
 
 
@@ -17,9 +20,10 @@ def write(run: Run, metrics: dict[str, dict[str, Any]], link: Link) -> Path:
     """Write the result; the folder is complete and synced.
 
     Raises:
-        TrainingFailed: the moving statistics are such that no one must predict from them.
+        TrainingFailed: the weights or moving statistics are such that no one must predict from them.
     """
-    state = states.state_of(run.network)
+    weights, state = states.weights_of(run.network), states.state_of(run.network)
+    _check_weights(weights)
     problem = state.problem()
     if problem is not None:
         raise TrainingFailed(
@@ -27,7 +31,7 @@ def write(run: Run, metrics: dict[str, dict[str, Any]], link: Link) -> Path:
             f"The batch-norm state must be finite, and no variance negative: {problem}. Write a smaller learning_rate, "
             "and look for very large values in the data.",
         )
-    warnings = cold_statistics(run.plan, state)
+    warnings = skipped_batches(run, state) + cold_statistics(run.plan, state)
     for warning in warnings:
         link.send(messages.Warned(code=warning.code, message=warning.message))
     result = results.Result(
@@ -39,7 +43,17 @@ def write(run: Run, metrics: dict[str, dict[str, Any]], link: Link) -> Path:
         state_layers=results.state_layers(state),
         warnings=warnings,
     )
-    weights = {name: each.numpy() for name, each in states.weights_of(run.network).items()}
+    arrays = {name: each.numpy() for name, each in weights.items()}
     with folders.complete(run.job.scratch / "result") as filling:
-        results.write(filling, weights=weights, state=state, result=result)
+        results.write(filling, weights=arrays, state=state, result=result)
     return run.job.scratch / "result"
+
+
+def _check_weights(weights: dict[str, Tensor]) -> None:
+    for name, each in weights.items():
+        if not torch.isfinite(each).all():
+            raise TrainingFailed(
+                "non_finite_loss",
+                f"The weights must be finite, or no loss can be. Received: NaN or infinity in {name}. Write a smaller "
+                "learning_rate or a clip_norm such as 1.0, and look for very large values in the data.",
+            )

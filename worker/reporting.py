@@ -9,11 +9,13 @@ import math
 from collections.abc import Mapping
 from time import perf_counter
 
+import torch
+
 from gammabeta.schemas.batchnorm import BatchNormState, LayerState
 from gammabeta.schemas.jobs import JobWarning
-from gammabeta.schemas.networks import BatchNorm
+from gammabeta.schemas.normalization import BatchNorm
 from gammabeta.schemas.plans import NetworkPlan
-from gammabeta.schemas.resolution import COLD
+from gammabeta.schemas.remarks import COLD
 from worker import messages
 from worker.link import Link
 from worker.run import Run
@@ -30,6 +32,7 @@ class Reporter:
         self._link, self._run = link, run
         self._began, self._first_step, self._row_step = perf_counter(), run.step, run.step
         self._due = 0.0
+        self._told_of_skipped = run.tally.sums.skipped > 0
         self._restart_clock()
 
     def report_if_due(self) -> float:
@@ -61,20 +64,33 @@ class Reporter:
         """Means over the epoch so far, and how the steps go.
 
         Raises:
-            TrainingFailed: the loss is not finite.
+            TrainingFailed: too many batches were skipped.
         """
         run = self._run
         metrics = run.tally.read(run.step) | {"learning_rate": run.learning_rate_after(max(0, run.step - 1))}
+        if run.penalty is not None:
+            with torch.no_grad():
+                metrics["penalty"] = float(run.penalty())
+        if run.tally.sums.skipped:
+            metrics["skipped_batches"] = run.tally.sums.skipped
+            self._tell_of_skipped()
         if run.grad_norm is not None:
             metrics["grad_norm"] = float(run.grad_norm)
-        steps, seconds = run.step - self._clock_step, perf_counter() - self._clock
-        if steps:
-            metrics["samples_per_second"] = steps * run.spec.batch_size / seconds
+        samples, seconds = run.samples - self._clock_samples, perf_counter() - self._clock
+        if samples:
+            metrics["samples_per_second"] = samples / seconds
         return metrics
+
+    def _tell_of_skipped(self) -> None:
+        """Of the first batch alone; how many it is in all is a metric, and a warning at the end."""
+        first = self._run.tally.first_skipped
+        if first is not None and not self._told_of_skipped:
+            self._link.send(messages.Event(name="batch_skipped", data={"step": first.step, "loss": str(first.loss)}))
+            self._told_of_skipped = True
 
     def _restart_clock(self) -> None:
         # after a validation too, so that the speed is that of the steps alone
-        self._clock, self._clock_step = perf_counter(), self._run.step
+        self._clock, self._clock_samples = perf_counter(), self._run.samples
 
     def _send_row(self, metrics: Mapping[str, float]) -> None:
         values = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
@@ -103,6 +119,21 @@ class Reporter:
     def _eta(self) -> float | None:
         done = self._run.step - self._first_step
         return (perf_counter() - self._began) / done * (self._run.steps - self._run.step) if done else None
+
+
+def skipped_batches(run: Run, state: BatchNormState) -> tuple[JobWarning, ...]:
+    """A warning if there were any; a batch may also be skipped by batch-norm layers alone, which then did not move."""
+    skipped = max(run.tally.sums.skipped, *(layer.skipped for layer in state.layers), 0)
+    if not skipped:
+        return ()
+    return (
+        JobWarning(
+            code="batches_skipped",
+            message=f"{skipped:,} of {run.step:,} batches were skipped, by the training or by a batch norm: their "
+            "loss, or their mean or variance, was not finite. Look for very large values in the data, or write a "
+            "smaller learning_rate.",
+        ),
+    )
 
 
 def cold_statistics(plan: NetworkPlan, state: BatchNormState) -> tuple[JobWarning, ...]:

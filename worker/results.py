@@ -1,6 +1,6 @@
 """The folder that a finished training hands over, written by the trainer, read by the supervisor. No torch here.
 
-weights.safetensors   everything but gamma, beta and the moving statistics
+weights.safetensors   everything but gamma, beta and the moving statistics; renorm's own averages too
 state.safetensors     "<position>.gamma", "<position>.beta", "<position>.moving_mean", "<position>.moving_variance"
 result.json           network, preprocessing, classes, metrics, parameters, the layers of the state, warnings
 """
@@ -34,10 +34,11 @@ class StateLayer(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
-    axis: int
+    axis: int | tuple[int, ...]
     epsilon: float
     momentum: float
     updates: int
+    skipped: int = 0
 
 
 class Result(BaseModel):
@@ -81,7 +82,14 @@ def state_arrays(state: BatchNormState) -> dict[str, Array]:
 def state_layers(state: BatchNormState) -> tuple[StateLayer, ...]:
     """The rest of a state."""
     return tuple(
-        StateLayer(name=each.name, axis=each.axis, epsilon=each.epsilon, momentum=each.momentum, updates=each.updates)
+        StateLayer(
+            name=each.name,
+            axis=each.axis,
+            epsilon=each.epsilon,
+            momentum=each.momentum,
+            updates=each.updates,
+            skipped=each.skipped,
+        )
         for each in state.layers
     )
 
@@ -109,4 +117,5 @@ def _layer(position: int, layer: StateLayer, arrays: Mapping[str, Array]) -> Lay
         moving_mean=mean,
         moving_variance=variance,
         updates=layer.updates,
+        skipped=layer.skipped,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from gammabeta.nets.build import Network, build_network
+from gammabeta.nets.penalties import penalty_of
 from gammabeta.nets.preprocessing import fit
+from gammabeta.schemas.batching import Batching, batching_of
 from gammabeta.schemas.plans import NetworkPlan
 from gammabeta.schemas.preprocessing import FittedPreprocessing
-from gammabeta.schemas.resolution import Task, plan_of, steps_of, steps_per_epoch
+from gammabeta.schemas.resolution import Task, plan_of, steps_of
 from gammabeta.schemas.training import LossName, TrainingSpec
 from worker import data, schedules
 from worker import device as devices
@@ -42,21 +44,31 @@ class Run:
     held_out: data.Indices
     preprocessing: FittedPreprocessing
     loss: LossName
+    batching: Batching
     steps: int
     """Of the whole run, early stopping not counted."""
     steps_per_epoch: int
     network: Network
+    penalty: Callable[[], Tensor] | None
+    """What the regularizers add to the loss."""
     parameters: list[nn.Parameter]
     optimizer: torch.optim.Optimizer
 
     step: int = 0
-    """Updates made."""
+    """Batches gone through: updates made, and those skipped."""
     tally: Tally
     stopper: Stopper
     grad_norm: Tensor | None = None
     """Of the last gradient, before it was clipped."""
     newest: dict[str, float] = field(default_factory=dict)
     """The newest value of each metric."""
+
+    @property
+    def samples(self) -> int:
+        """Rows of the batches gone through."""
+        epochs, done = divmod(self.step, self.steps_per_epoch)
+        n = len(self.trained)
+        return epochs * (n - self.batching.left_out(n)) + done * self.batching.size
 
     @property
     def epochs(self) -> int:
@@ -70,7 +82,7 @@ class Run:
     @property
     def epoch_is_done(self) -> bool:
         """All its steps were made, and it was not closed yet."""
-        return self.tally.rows > 0 and (self.step % self.steps_per_epoch == 0 or self.step == self.steps)
+        return self.tally.sums.batches > 0 and (self.step % self.steps_per_epoch == 0 or self.step == self.steps)
 
     @property
     def over(self) -> bool:
@@ -80,12 +92,11 @@ class Run:
         """What is left of this epoch, and of the run: x as the layers read it, and y."""
         epoch, done = divmod(self.step, self.steps_per_epoch)
         ordered = data.order(self.trained, seed=self.spec.seed, epoch=epoch)
-        size = self.spec.batch_size
-        count = max(1, PREPARED_NUMBERS // (size * math.prod(self.plan.input_shape)))
+        count = max(1, PREPARED_NUMBERS // (self.batching.size * math.prod(self.plan.input_shape)))
         # Where a batch lies in memory decides how its sums are rounded. So those that are prepared together are the
         # same in a run that goes on from a checkpoint, which passes over the first of them.
         passed = done % count
-        cut = data.together(data.batches(ordered, size, start=done - passed), count)
+        cut = data.together(data.batches(ordered, self.batching, start=done - passed), count)
         ready = (each for several in cut for each in self.rows.prepared(several, self.network.preprocess, self.device))
         return islice(ready, passed, passed + self.steps - self.step)
 
@@ -106,6 +117,8 @@ def begin(job: JobFile, *, threads: int | None = None) -> Run:
     trained, held_out = data.hold_out(rows.n, spec.validation_fraction, spec.seed)
     fitted = fit(job.request.preprocessing, job.manifest, rows.x, trained)
     network = build_network(plan, fitted, task=task, seed=spec.seed).to(device)
+    batching = batching_of(spec, plan)
+    steps_per_epoch = batching.steps(len(trained))
     return Run(
         job=job,
         spec=spec,
@@ -118,12 +131,14 @@ def begin(job: JobFile, *, threads: int | None = None) -> Run:
         held_out=held_out,
         preprocessing=fitted,
         loss=_settled(spec),
-        steps=steps_of(spec, job.manifest),
-        steps_per_epoch=steps_per_epoch(len(trained), spec.batch_size),
+        batching=batching,
+        steps=steps_of(spec, plan, job.manifest),
+        steps_per_epoch=steps_per_epoch,
         network=network,
+        penalty=penalty_of(network),
         parameters=[each for each in network.parameters() if each.requires_grad],
         optimizer=optimizer_for(spec.optimizer, network),
-        tally=Tally(task),
+        tally=Tally(task, steps_per_epoch=steps_per_epoch),
         stopper=Stopper(spec.early_stopping),
     )
 

@@ -1,10 +1,15 @@
-"""Loss and accuracy (or absolute error) of an epoch so far.
+"""Loss and accuracy (or absolute error) of an epoch so far, and how many batches were skipped.
 
 Batches are kept and summed many at a time: to sum after each, or to wait for the number, would cost a tenth of a small
-step. Sums are float64, so that how batches are grouped does not show.
+step. Sums are float64, so that how batches are grouped does not show. A batch whose loss is not finite was skipped: it
+is counted, and is in no sum.
 """
 
 from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,34 +19,64 @@ from worker.failures import TrainingFailed
 
 KEPT_BATCHES = 64
 KEPT_NUMBERS = 1_000_000
+MOST_SKIPPED = 20
+"""In a row; after so many the run has failed."""
+
+
+@dataclass(kw_only=True)
+class Sums:
+    """What there is to remember of the batches so far."""
+
+    batches: int = 0
+    """Of this epoch."""
+    rows: int = 0
+    """Of this epoch's batches that were not skipped, as are loss and score."""
+    loss: float = 0.0
+    score: float = 0.0
+    skipped: int = 0
+    """Batches of the whole run."""
+    in_a_row: int = 0
+    """Skipped batches since the last that was not."""
+
+
+class Skipped(NamedTuple):
+    """A batch whose loss was not finite."""
+
+    step: int
+    loss: float
 
 
 class Tally:
-    """Sums over the batches since the epoch began."""
+    """Sums over the batches since the epoch began.
 
-    def __init__(self, task: Task) -> None:
-        self.task = task
-        self.clear()
+    Args:
+        task: what the logits mean.
+        steps_per_epoch: where all batches of an epoch are skipped, the run has failed.
+    """
+
+    def __init__(self, task: Task, *, steps_per_epoch: int) -> None:
+        self.task, self.steps_per_epoch = task, steps_per_epoch
+        self.first_skipped: Skipped | None = None
+        """Of those that this process saw."""
+        self.restore(Sums())
 
     def clear(self) -> None:
         """Begin an epoch."""
-        self.rows = 0
-        self.loss_sum, self.score_sum = 0.0, 0.0
+        self.restore(Sums(skipped=self.sums.skipped, in_a_row=self.sums.in_a_row))
+
+    def restore(self, sums: Sums) -> None:
+        """Go on where a checkpoint was."""
+        self.sums = replace(sums)
         self._kept: list[tuple[Tensor, Tensor, Tensor]] = []
         self._kept_numbers = 0
-        self._sums: list[tuple[Tensor, Tensor]] = []
+        self._folded: list[Tensor] = []
         self._losses: list[Tensor] = []
-
-    def restore(self, *, rows: int, loss_sum: float, score_sum: float) -> None:
-        """Go on where a checkpoint was."""
-        self.clear()
-        self.rows, self.loss_sum, self.score_sum = rows, loss_sum, score_sum
 
     def add(self, loss: Tensor, logits: Tensor, y: Tensor) -> None:
         """One batch: its mean loss, logits [B, outputs] and y [B]."""
         self._kept.append((loss.detach(), logits.detach(), y))
         self._kept_numbers += logits.numel()
-        self.rows += len(y)
+        self.sums.batches += 1
         if len(self._kept) >= KEPT_BATCHES or self._kept_numbers >= KEPT_NUMBERS:
             self._fold()
 
@@ -49,28 +84,35 @@ class Tally:
         """The means so far, after `step` steps.
 
         Raises:
-            TrainingFailed: a loss since the last reading was not finite.
+            TrainingFailed: too many batches were skipped.
         """
         self._fold()
-        for loss_sum, score_sum in self._sums:
-            self.loss_sum += loss_sum.item()
-            self.score_sum += score_sum.item()
-        self._refuse_non_finite(step)
-        self._sums, self._losses = [], []
-        if not self.rows:
+        for folded in self._folded:
+            loss, score, rows = folded.tolist()
+            self.sums.loss += loss
+            self.sums.score += score
+            self.sums.rows += int(rows)
+        if self._losses:
+            self._count_skipped(step, torch.cat(self._losses).tolist())
+        self._folded, self._losses = [], []
+        if not self.sums.rows:
             return {}
-        score = "mae" if self.task == "number" else "accuracy"
-        return {"loss": self.loss_sum / self.rows, score: self.score_sum / self.rows}
+        score_name = "mae" if self.task == "number" else "accuracy"
+        return {"loss": self.sums.loss / self.sums.rows, score_name: self.sums.score / self.sums.rows}
 
     def _fold(self) -> None:
         if not self._kept:
             return
         losses = torch.stack([loss for loss, _, _ in self._kept])
-        rows = torch.tensor([len(y) for _, _, y in self._kept], dtype=torch.float64, device=losses.device)
         logits = torch.cat([logits for _, logits, _ in self._kept])
         y = torch.cat([y for _, _, y in self._kept])
+        lengths = torch.tensor([len(y) for _, _, y in self._kept], device=losses.device)
+        made = torch.isfinite(losses)
+        rows = lengths * made
+        row_made = made.repeat_interleave(lengths, output_size=len(y))  # the size, or a GPU would be waited for
+        score = self._scores(logits, y).double().where(row_made, 0.0).sum()
+        self._folded.append(torch.stack((losses.where(made, 0.0).double() @ rows.double(), score, rows.sum().double())))
         self._losses.append(losses)
-        self._sums.append((losses.double() @ rows, self._scores(logits, y).sum(dtype=torch.float64)))
         self._kept, self._kept_numbers = [], 0
 
     def _scores(self, logits: Tensor, y: Tensor) -> Tensor:
@@ -82,15 +124,25 @@ class Tally:
             case "number":
                 return (logits[:, 0].float() - y).abs()
 
-    def _refuse_non_finite(self, step: int) -> None:
-        if not self._losses:
-            return
-        losses = torch.cat(self._losses)
-        bad = (~torch.isfinite(losses)).nonzero()
-        if len(bad):
-            raise TrainingFailed(
-                "non_finite_loss",
-                f"The loss must be finite. Received: {losses[bad[0, 0]].item()} at step "
-                f"{step - len(losses) + int(bad[0, 0]) + 1}. Write a smaller learning_rate or a clip_norm such as 1.0, "
-                "and look for very large values in the data.",
-            )
+    def _count_skipped(self, step: int, losses: list[float]) -> None:
+        """`losses`: of the steps up to `step`."""
+        for at, loss in enumerate(losses, start=step - len(losses) + 1):
+            if math.isfinite(loss):
+                self.sums.in_a_row = 0
+                continue
+            self.sums.skipped += 1
+            self.sums.in_a_row += 1
+            self.first_skipped = self.first_skipped or Skipped(at, loss)
+            if self.sums.in_a_row == MOST_SKIPPED:
+                self._give_up(at, loss)
+        if self.sums.batches == self.steps_per_epoch and not self.sums.rows:
+            self._give_up(step, losses[-1])
+
+    def _give_up(self, step: int, loss: float) -> None:
+        before = self.sums.in_a_row - 1
+        also = f", and no better at the {before} steps before it" if before else ""
+        raise TrainingFailed(
+            "non_finite_loss",
+            f"The loss must be finite. Received: {loss} at step {step}{also}. Write a smaller learning_rate or a "
+            "clip_norm such as 1.0, and look for very large values in the data.",
+        )

@@ -22,12 +22,13 @@ def train(job: JobFile, link: Link) -> Path | None:
         The folder of the result, or None where the supervisor wanted the training to stop, and was told that it has.
 
     Raises:
-        TrainingFailed: the loss is not finite, or the checkpoint cannot be read.
+        TrainingFailed: the loss stays infinite or NaN, or the checkpoint cannot be read.
     """
     # Data, network, optimizer; and where an earlier attempt was.
     run = checkpoints.resume(job.resume, job) if job.resume else begin(job)
-    spec, network, optimizer = run.spec, run.network, run.optimizer
+    spec, network, optimizer, penalty = run.spec, run.network, run.optimizer, run.penalty
     loss_of, precision = loss_for(run.loss), device.precision_of(spec, run.device)
+    update = optimizers.Update(optimizer, network)
     reporter, keeper, due = Reporter(link, run), checkpoints.Keeper(link, run), 0.0
     link.send(Started(device=job.device, steps=run.steps, resumed_at=run.step if job.resume else None))
     try:
@@ -47,11 +48,12 @@ def train(job: JobFile, link: Link) -> Path | None:
                 with precision:
                     logits = network.logits(x)
                 loss = loss_of(logits, y)
-                loss.backward()  # type: ignore[no-untyped-call]
+                total = loss if penalty is None else loss + penalty()
+                total.backward()  # type: ignore[no-untyped-call]
                 if spec.clip_norm is not None:
                     run.grad_norm = clip_grad_norm_(run.parameters, spec.clip_norm)
                 optimizers.set_learning_rate(optimizer, run.learning_rate_after(run.step))
-                optimizer.step()
+                update(loss)  # unless the loss is not finite
                 for parameter in run.parameters:
                     parameter.grad = None  # as optimizer.zero_grad does, for a fifth of its time
                 run.tally.add(loss, logits, y)

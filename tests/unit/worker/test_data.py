@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from gammabeta.schemas.resolution import steps_per_epoch
+from gammabeta.schemas.batching import Batching
+from gammabeta.schemas.training import LastBatch
 from tests import trainings
 from worker import data
 
@@ -34,21 +35,38 @@ def test_order_is_a_function_of_seed_and_epoch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("n", "size", "sizes"),
-    [(9, 3, [3, 3, 3]), (10, 3, [3, 3, 4]), (11, 3, [3, 3, 5]), (3, 3, [3]), (4, 3, [4]), (5, 1, [1] * 5)],
+    ("n", "size", "last", "sizes"),
+    [
+        (9, 3, "merge", [3, 3, 3]),
+        (10, 3, "merge", [3, 3, 4]),
+        (11, 3, "merge", [3, 3, 5]),
+        (3, 3, "merge", [3]),
+        (4, 3, "merge", [4]),
+        (5, 1, "merge", [1] * 5),
+        (10, 3, "keep", [3, 3, 3, 1]),
+        (9, 3, "keep", [3, 3, 3]),
+        (11, 3, "drop", [3, 3, 3]),
+    ],
 )
-def test_ragged_last_batch_joins_the_one_before(n: int, size: int, sizes: list[int]) -> None:
-    batches = list(data.batches(np.arange(n), size))
+def test_last_batch_is_what_was_asked_for(n: int, size: int, last: LastBatch, sizes: list[int]) -> None:
+    batches = list(data.batches(np.arange(n), Batching(size=size, last=last)))
     assert [len(each) for each in batches] == sizes
-    assert np.concatenate(batches).tolist() == list(range(n))
-    assert len(batches) == steps_per_epoch(n, size)
+    assert np.concatenate(batches).tolist() == list(range(sum(sizes)))
 
 
-def test_batches_from_a_later_start_are_the_same_batches() -> None:
-    order = np.arange(11)
-    everything = [each.tolist() for each in data.batches(order, 3)]
-    for start in range(4):
-        assert [each.tolist() for each in data.batches(order, 3, start=start)] == everything[start:]
+def test_last_batch_can_be_cut_into_ghost_batches() -> None:
+    cuts: dict[LastBatch, list[int]] = {"merge": [4, 6], "keep": [4, 4, 2], "drop": [4, 4]}
+    for last, sizes in cuts.items():
+        batching = Batching(size=4, last=last, multiple=2)
+        assert [len(each) for each in data.batches(np.arange(11), batching)] == sizes
+
+
+@pytest.mark.parametrize("last", ["merge", "drop", "keep"])
+def test_batches_from_a_later_start_are_the_same_batches(last: LastBatch) -> None:
+    order, batching = np.arange(11), Batching(size=3, last=last)
+    everything = [each.tolist() for each in data.batches(order, batching)]
+    for start in range(5):
+        assert [each.tolist() for each in data.batches(order, batching, start=start)] == everything[start:]
 
 
 def test_rows_are_mapped_and_taken_without_a_warning(tmp_path: Path) -> None:

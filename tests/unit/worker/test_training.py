@@ -17,6 +17,7 @@ from gammabeta.schemas.resolution import plan_of
 from tests import trainings
 from tests.trainings import RecordingLink, again, job_of
 from worker import data, messages, results
+from worker import run as runs
 from worker.trainer import run_job
 
 
@@ -52,6 +53,16 @@ def images() -> dict[str, Any]:
     return {"train": (x, y)}
 
 
+def with_huge_rows(count: int) -> dict[str, Any]:
+    """`blobs` whose last rows are as large as float32 gets; the data that predictions are measured on has none."""
+    x, y = trainings.blobs()
+    huge = np.full((count, 5), 3e38, np.float32)
+    return {
+        "train": (np.concatenate((x, huge)), np.concatenate((y, y[:count]))),
+        "test": trainings.blobs(rows=40, seed=1),
+    }
+
+
 RUNS: dict[str, dict[str, Any]] = {
     "adam, cosine after a warm-up, clipped": {
         "training": {"schedule": {"name": "cosine", "warmup_steps": 5}, "clip_norm": 0.5, "seed": 7}
@@ -73,6 +84,20 @@ RUNS: dict[str, dict[str, Any]] = {
     "plain sgd, no validation": {"training": {"optimizer": {"name": "sgd"}, "validation_fraction": 0, "epochs": 2}},
     "bfloat16": {"training": {"precision": "bfloat16", "epochs": 2}},
     "convolutions": {"splits": images(), "network": trainings.CONVOLUTIONS, "training": {"epochs": 4}},
+    "renorm, adjustment, constraints, regularizers": {"network": trainings.EVERYTHING},
+    "the same, stopping early": {
+        "network": trainings.EVERYTHING,
+        "training": {
+            "optimizer": {"name": "sgd", "momentum": 0.9, "learning_rate": 0.5},
+            "early_stopping": {"patience": 1},
+            "epochs": 20,
+        },
+    },
+    "ghost batches": {"network": trainings.GHOSTS, "training": {"validation_fraction": 0.05}},
+    "ghost batches, last batch kept": {"network": trainings.GHOSTS, "training": {"last_batch": "keep", "seed": 2}},
+    "last batch kept": {"training": {"last_batch": "keep"}},
+    "last batch dropped": {"training": {"last_batch": "drop"}},
+    "a batch skipped in each epoch": {"splits": with_huge_rows(1), "preprocessing": {"numeric": "none"}},
 }
 
 
@@ -183,6 +208,99 @@ def test_non_finite_loss_fails_the_job_and_names_the_step(tmp_path: Path) -> Non
     assert "learning_rate" in failed.message
     assert not failed.retryable
     assert not link.of(messages.Done)
+
+
+def test_batch_with_huge_values_is_skipped_and_told_of(tmp_path: Path) -> None:
+    training = {"epochs": 8, "validation_fraction": 0, "optimizer": {"name": "adam", "learning_rate": 0.01}}
+    preprocessing = {"numeric": "none"}
+    job = job_of(tmp_path, splits=with_huge_rows(1), training=training, preprocessing=preprocessing)
+    link = run(job)
+    assert not link.of(messages.Failed)
+    (event,) = link.of(messages.Event)
+    assert (event.name, event.data["loss"]) == ("batch_skipped", "nan")
+    assert 1 <= event.data["step"] <= 10
+    (warning,) = [each for each in link.of(messages.Warned) if each.code == "batches_skipped"]
+    assert warning.message.startswith("8 of 80 batches were skipped")
+    rows = [row for row in link.of(messages.MetricsRow) if row.step % 10 == 0]
+    assert [row.values["skipped_batches"] for row in rows] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert all(row.values["loss"] is not None for row in rows)
+    result, state = results.read(link.of(messages.Done)[0].path)
+    assert [(layer.updates, layer.skipped) for layer in state.layers] == [(72, 8)]
+    assert state.problem() is None
+    assert result.metrics["test"]["accuracy"] > 0.9
+    assert warning.code in {each.code for each in result.warnings}
+
+
+def test_statistics_that_are_not_finite_are_told_of_where_the_loss_is(tmp_path: Path) -> None:
+    network = {"layers": [{"type": "batch_norm", "momentum": 0.5}, {"type": "dense", "units": "classes"}]}
+    training = {"validation_fraction": 0}
+    preprocessing = {"numeric": "none"}
+    link = run(
+        job_of(tmp_path, splits=with_huge_rows(1), network=network, training=training, preprocessing=preprocessing)
+    )
+    (warning,) = link.of(messages.Warned)
+    assert warning.message.startswith("3 of 30 batches were skipped, by the training or by a batch norm")
+    _, state = results.read(link.of(messages.Done)[0].path)
+    assert (state.layers[0].updates, state.layers[0].skipped) == (27, 3)
+    assert state.problem() is None
+
+
+def test_run_where_every_batch_is_skipped_fails(tmp_path: Path) -> None:
+    job = job_of(tmp_path, splits=with_huge_rows(100), preprocessing={"numeric": "none"}, training={"epochs": 50})
+    (failed,) = run(job).of(messages.Failed)
+    assert failed.code == "non_finite_loss"
+
+
+@pytest.mark.parametrize(("last", "steps", "rows"), [("merge", 10, 103), ("keep", 11, 103), ("drop", 10, 100)])
+def test_last_batch_decides_steps_and_rows(tmp_path: Path, last: str, steps: int, rows: int) -> None:
+    job = job_of(tmp_path, training={"last_batch": last, "validation_fraction": 0, "epochs": 3})
+    begun = runs.begin(job)
+    assert (begun.steps, begun.steps_per_epoch, begun.samples) == (3 * steps, steps, 0)
+    for _ in range(3):
+        begun.tally.clear()
+        for x, y in begun.batches():
+            before = begun.samples
+            begun.step += 1
+            assert begun.samples - before == len(x) == len(y)
+    assert begun.samples == 3 * rows
+    assert run(job).of(messages.Progress)[-1].step == 3 * steps
+
+
+def test_penalty_is_trained_with_and_told_apart_from_the_loss(tmp_path: Path) -> None:
+    def network(**regularizer: Any) -> dict[str, Any]:
+        return {"layers": [{"type": "batch_norm"}, {"type": "dense", "units": "classes", **regularizer}]}
+
+    strong = {"class_name": "L2", "config": {"l2": 10.0}}
+    training = {"epochs": 8, "optimizer": {"name": "sgd", "learning_rate": 0.01}}
+    plain = job_of(tmp_path / "plain", network=network(), training=training)
+    job = job_of(tmp_path / "job", network=network(kernel_regularizer=strong), training=training)
+    link = run(job)
+    (end,) = [row for row in link.of(messages.MetricsRow) if row.step == 72]
+    weights = load_file(link.of(messages.Done)[0].path / results.WEIGHTS)
+    assert end.values["penalty"] == pytest.approx(10 * weights["dense.kernel"].square().sum().item(), rel=1e-5)
+    assert weights["dense.kernel"].norm() < 0.1 * load_file(done(plain)[1] / results.WEIGHTS)["dense.kernel"].norm()
+    first = next(row for row in link.of(messages.MetricsRow) if row.step == 9)
+    assert first.values["penalty"] is not None
+    assert first.values["loss"] is not None
+    assert first.values["loss"] < 3  # the data's alone; the penalty begins with some tens
+
+
+def test_constraints_hold_after_each_step(tmp_path: Path) -> None:
+    job = job_of(tmp_path, network=trainings.EVERYTHING, training={"epochs": 2}, checkpoint_seconds=0.0)
+    for checkpoint in run(job).of(messages.Checkpoint):
+        kernel = load_file(checkpoint.path / results.WEIGHTS)["dense.kernel"]
+        assert kernel.norm(dim=1).max() <= 2.0001
+        assert load_file(checkpoint.path / results.WEIGHTS)["dense.bias"].min() >= 0
+        assert load_file(checkpoint.path / results.STATE)["0.gamma"].min() >= 0
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_parameters_and_statistics_are_float32_in_either_precision(tmp_path: Path, precision: str) -> None:
+    run_of = run(job_of(tmp_path, network=trainings.EVERYTHING, training={"precision": precision}))
+    folder = run_of.of(messages.Done)[0].path
+    tensors = load_file(folder / results.WEIGHTS) | load_file(folder / results.STATE)
+    assert {"batch_norm.renorm_mean", "batch_norm.renorm_stddev", "batch_norm.moving_stddev"} <= tensors.keys()
+    assert {each.dtype for each in tensors.values()} == {torch.float32}
 
 
 def test_cold_moving_statistics_are_warned_of(tmp_path: Path) -> None:
