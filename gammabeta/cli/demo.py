@@ -29,7 +29,9 @@ from gammabeta.client.client import Client
 from gammabeta.client.settings import ClientSettings
 from gammabeta.errors import NameTaken
 from gammabeta.schemas.datasets import Dataset
-from gammabeta.schemas.networks import Activation, BatchNorm, Dense, LayersNetwork
+from gammabeta.schemas.layers import Activation, Dense
+from gammabeta.schemas.networks import LayersNetwork
+from gammabeta.schemas.normalization import BatchNorm
 from gammabeta.schemas.preprocessing import PreprocessingSpec
 from gammabeta.schemas.training import TrainingSpec
 

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from gammabeta.cli import show
 from gammabeta.cli.options import AsJson, Limit, ListByDefault, Url, connect
+from gammabeta.client.arrays import StoredState
 from gammabeta.client.chunks import Rows
 from gammabeta.client.client import Client
 from gammabeta.errors import MalformedRequest
-from gammabeta.schemas.batchnorm import ARRAYS, BatchNormState
 from gammabeta.schemas.preprocessing import FittedPreprocessing, FittedTable
 
 app = typer.Typer(cls=ListByDefault, help="List and show models, and move their aliases.")
@@ -76,18 +76,14 @@ def show_batchnorm(
     as_json: AsJson = False,
     url: Url = None,
 ) -> None:
-    """Show gamma, beta, moving mean and moving variance of each layer."""
+    """Show gamma, beta, moving mean and moving variance of each layer, and its arguments."""
     with connect(url) as client:
         state = client.models.batchnorm(model, version)
     show.json(_plain(state)) if as_json else show.out(show.batchnorm(state, every_channel=every_channel))
 
 
-def _plain(state: BatchNormState) -> dict[str, Any]:
-    numbers = ("name", "axis", "epsilon", "momentum", "updates", *ARRAYS)
-    return {
-        "digest": state.digest,
-        "layers": [{name: getattr(layer, name) for name in numbers} for layer in state.layers],
-    }
+def _plain(state: StoredState) -> dict[str, Any]:
+    return {"digest": state.digest, "layers": [vars(layer) for layer in state.layers]}
 
 
 def predict(

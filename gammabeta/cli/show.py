@@ -17,17 +17,20 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from gammabeta.cli import arguments
+from gammabeta.client.arrays import StoredLayer, StoredState
 from gammabeta.client.predicting import Prediction
 from gammabeta.client.settings import ClientSettings
-from gammabeta.schemas.batchnorm import ARRAYS, BatchNormState, LayerState
+from gammabeta.schemas.batchnorm import ARRAYS, LayerState
 from gammabeta.schemas.datasets import Dataset, Feature
-from gammabeta.schemas.jobs import DryRun, Event, Job, Metrics
+from gammabeta.schemas.jobs import DryRun, Event, Job, LayerRow, Metrics
 from gammabeta.schemas.models import Model, Version
 
 FEW_CHANNELS = 16
 """Up to so many, each channel is shown; beyond, quantiles."""
 FEW_CATEGORIES = 3
 FEW_ROWS = 50
+FEW_NAMES = 3
 GAP = 4
 SCORES = ("accuracy", "macro_f1", "mae", "rmse", "r2", "loss")
 COLD = 0.05
@@ -203,12 +206,34 @@ def dry_run(shown: DryRun) -> RenderableType:
     table = _table("layer", "type", "output", ">parameters")
     for row in shown.layers:
         table.add_row(row.name, row.type, " × ".join(map(str, row.output_shape)), f"{row.parameters:,}")
+    norms = [Text(line, style="dim") for line in _norms(shown.layers)]
     total = f"{shown.parameters:,} parameters, {shown.steps:,} steps, about {shown.memory_bytes / 2**20:,.1f} MiB"
     remarks = [
         Text.assemble((f"{each.severity}: ", "yellow" if each.severity == "warning" else "dim"), each.message)
         for each in shown.messages
     ]
-    return Group(table, total, *remarks)
+    return Group(table, *norms, total, *remarks)
+
+
+def _norms(layers: Sequence[LayerRow]) -> Iterable[str]:
+    """What batch norm will do, a line for all layers that do the same."""
+    alike: dict[str, list[str]] = {}
+    for row in layers:
+        if "arguments" in row.details:
+            alike.setdefault(_norm(row.details), []).append(row.name)
+    for said, names in alike.items():
+        more = f" and {len(names) - FEW_NAMES} more" if len(names) > FEW_NAMES else ""
+        yield f"{', '.join(names[:FEW_NAMES])}{more}: {said}"
+
+
+def _norm(details: dict[str, Any]) -> str:
+    torch = f"torch: {details['torch_momentum']:.4g}"
+    said = (
+        f"{arguments.axes(details['axis'])}, momentum {details['momentum']:g} ({torch}), "
+        f"moving variance: {details['variance_estimator']}, {details['values_per_channel']:,} values per channel"
+    )
+    changed = arguments.changed(details["arguments"], without={"momentum"})
+    return f"{said}{changed and f'; {changed}'}"
 
 
 def models(found: Sequence[Model]) -> RenderableType:
@@ -278,21 +303,25 @@ def _aliases(shown: Model) -> str:
     return ", ".join(f"{alias} → {number}" for alias, number in shown.aliases.items())
 
 
-def batchnorm(state: BatchNormState, *, every_channel: bool = False) -> RenderableType:
+def batchnorm(state: StoredState, *, every_channel: bool = False) -> RenderableType:
     """A table for each layer: each channel where there are few, else quantiles."""
     if not state.layers:
         return "No batch norm in this network."
     return Group(*(part for layer in state.layers for part in _layer(layer, every_channel)), Text(state.digest, "dim"))
 
 
-def _layer(layer: LayerState, every_channel: bool) -> Iterable[RenderableType]:
-    yield Text.assemble((layer.name, "bold"), f"  {layer.channels} channels on axis {layer.axis}")
+def _layer(layer: StoredLayer, every_channel: bool) -> Iterable[RenderableType]:
+    yield Text.assemble((layer.name, "bold"), f"  {layer.channels:,} channels on {arguments.axes(layer.axis)}")
     yield Text(
         f"epsilon {layer.epsilon:g}, momentum {layer.momentum:g} (torch: {1 - layer.momentum:.4g}), "
         f"{layer.updates:,} updates",
         style="dim",
     )
-    if layer.initial_weight > COLD:
+    changed = arguments.changed(layer.arguments, without={"epsilon", "momentum"})
+    yield Text(f"moving variance: {layer.variance_estimator}{changed and f'; {changed}'}", style="dim")
+    if layer.skipped:
+        yield Text(f"{layer.skipped:,} batches were not finite, and moved nothing.", style="yellow")
+    if layer.initial_weight > COLD and layer.arguments["trainable"]:
         share = f"{layer.initial_weight:.0%} of the moving statistics is still their initial value."
         yield Text(f"{share} Train longer, or with a smaller momentum.", style="yellow")
     every = every_channel or layer.channels <= FEW_CHANNELS

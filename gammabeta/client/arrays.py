@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,6 +15,27 @@ from numpy.typing import ArrayLike, NDArray
 from gammabeta.errors import ArtifactCorrupt, InvalidRequest
 from gammabeta.schemas.batchnorm import BatchNormState, LayerState
 from gammabeta.schemas.models import BatchNormAnswer, BatchNormLayer
+from gammabeta.schemas.normalization import VarianceEstimator
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredLayer(LayerState):
+    """A batch-norm layer of a version."""
+
+    fused_effective: bool
+    """What `fused` came to."""
+    variance_estimator: VarianceEstimator
+    """What `moving_variance` is made of: `biased` or `unbiased` batch variances, or `renorm`'s moving standard
+    deviation."""
+    arguments: dict[str, Any]
+    """The whole signature by its classic names."""
+
+
+@dataclass(frozen=True)
+class StoredState(BatchNormState):
+    """All batch-norm layers of a version, in the order of its layers."""
+
+    layers: tuple[StoredLayer, ...]
 
 
 @contextmanager
@@ -35,13 +57,13 @@ def _plain(name: str, array: NDArray[Any]) -> NDArray[Any]:
     return array
 
 
-def state_of(answer: BatchNormAnswer) -> BatchNormState:
+def state_of(answer: BatchNormAnswer) -> StoredState:
     """The state as float32 arrays.
 
     Raises:
         ArtifactCorrupt: the digest, computed again from the numbers that arrived, is not the one that came with them.
     """
-    state = BatchNormState(tuple(map(_layer, answer.layers)))
+    state = StoredState(tuple(map(_layer, answer.layers)))
     if state.digest != answer.digest:
         raise ArtifactCorrupt(
             f"The batch-norm state must have the digest {answer.digest}. Received: numbers with {state.digest}. "
@@ -50,8 +72,8 @@ def state_of(answer: BatchNormAnswer) -> BatchNormState:
     return state
 
 
-def _layer(layer: BatchNormLayer) -> LayerState:
-    return LayerState(
+def _layer(layer: BatchNormLayer) -> StoredLayer:
+    return StoredLayer(
         name=layer.name,
         axis=layer.axis,
         epsilon=layer.epsilon,
@@ -61,6 +83,10 @@ def _layer(layer: BatchNormLayer) -> LayerState:
         moving_mean=_float32(layer.moving_mean),
         moving_variance=_float32(layer.moving_variance),
         updates=layer.updates,
+        skipped=layer.skipped,
+        fused_effective=layer.fused_effective,
+        variance_estimator=layer.variance_estimator,
+        arguments=layer.arguments,
     )
 
 

@@ -14,11 +14,10 @@ import orjson
 from numpy.typing import ArrayLike
 from pydantic import BaseModel
 
-from gammabeta.client.arrays import npz_file, state_of
+from gammabeta.client.arrays import StoredState, npz_file, state_of
 from gammabeta.client.connection import Body, Connection, Params, not_understood, parse
 from gammabeta.client.waiting import JobHandle, polled
 from gammabeta.errors import DatasetInvalid, InvalidRequest
-from gammabeta.schemas.batchnorm import BatchNormState
 from gammabeta.schemas.datasets import Dataset, Preview
 from gammabeta.schemas.jobs import DryRun, Job, TrainRequest
 from gammabeta.schemas.models import Alias, BatchNormAnswer, Model, Served, Version
@@ -190,8 +189,9 @@ class Models:
     def version(self, name: str, version: str | int | None = None) -> Version:
         return self._connection.read(Version, self._version_path(name, version))
 
-    def batchnorm(self, name: str, version: str | int | None = None) -> BatchNormState:
-        """gamma, beta, moving mean and variance of every layer as float32 arrays, checked against their digest."""
+    def batchnorm(self, name: str, version: str | int | None = None) -> StoredState:
+        """gamma, beta, moving mean and variance of every layer as float32 arrays, checked against their digest, with
+        its arguments."""
         return state_of(self._connection.read(BatchNormAnswer, f"{self._version_path(name, version)}/batchnorm"))
 
     def served(self, name: str, version: str | int | None = None) -> Served:

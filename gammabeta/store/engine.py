@@ -123,7 +123,7 @@ def _sqlite(url: sa.URL, *, writes: bool, clock: Callable[[], int]) -> Engine:
         pool_timeout=30,
         connect_args={"check_same_thread": False, "timeout": BUSY_MS / 1_000},
         json_serializer=_to_json,
-        json_deserializer=orjson.loads,
+        json_deserializer=_from_sqlite,
         **sizes,
     )
 
@@ -177,6 +177,11 @@ def _patience(url: sa.URL) -> dict[str, Any]:
 def _to_json(value: Any) -> str:
     """NaN and infinity, which JSON does not have, become null."""
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY).decode()
+
+
+def _from_sqlite(stored: str | float) -> Any:
+    """SQLite keeps a document that is a single number as that number."""
+    return orjson.loads(stored) if isinstance(stored, str) else stored
 
 
 @contextmanager

@@ -12,9 +12,9 @@ from alembic import command
 from gammabeta.store.engine import Database
 
 
-def upgrade(url: str) -> None:
-    """Run the migrations that are missing, all in one transaction; with none missing, nothing happens. Programs that
-    do so at the same time wait for each other.
+def upgrade(url: str, *, to: str = "head") -> None:
+    """Run the migrations that are missing up to `to`, all in one transaction; with none missing, nothing happens.
+    Programs that do so at the same time wait for each other.
 
     Raises:
         NotReady: the database cannot be reached.
@@ -24,7 +24,7 @@ def upgrade(url: str) -> None:
         config = _config()
         with database.connection() as connection:
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            command.upgrade(config, to)
     finally:
         database.dispose()
 

@@ -11,6 +11,8 @@ from gammabeta.errors import ArtifactCorrupt, InvalidRequest, ModelNotFound, Ver
 from gammabeta.schemas.base import NAME_PATTERN
 from gammabeta.schemas.batchnorm import BatchNormState, LayerState, from_bytes
 from gammabeta.schemas.models import Alias, BatchNormAnswer, BatchNormLayer, Model, Version, VersionSummary
+from gammabeta.schemas.normalization import BATCH_NORM_ARGUMENTS, BatchNorm
+from gammabeta.schemas.plans import plan_network
 from gammabeta.store.publishing import move_revision
 from gammabeta.store.tables import AliasRow, LayerRow, ModelRow, ProjectRow, VersionRow, moment, now_ms
 
@@ -84,14 +86,22 @@ def _numbered(session: Session, model: ModelRow, version: str) -> VersionRow:
     return row
 
 
-def batchnorm_state(session: Session, digest: str) -> BatchNormState:
-    """The state from its rows, its digest verified.
+def batchnorm_state(session: Session, version: VersionRow) -> BatchNormState:
+    """The state from its rows, its digest verified; the momentum of each layer and its counts are the version's own.
 
     Raises:
-        ArtifactCorrupt: the rows are not what the digest was taken of.
+        ArtifactCorrupt: the rows are not what the digest was taken of, or not the layers of the version.
     """
-    rows = session.scalars(select(LayerRow).where(LayerRow.digest == digest).order_by(LayerRow.position))
-    state = BatchNormState(tuple(_layer_state(row) for row in rows))
+    digest, counts = version.batchnorm_digest, version.batchnorm_counts
+    rows = session.scalars(select(LayerRow).where(LayerRow.digest == digest).order_by(LayerRow.position)).all()
+    layers = [layer for layer in version.network["layers"] if layer["type"] == "batch_norm"]
+    if [row.name for row in rows] != [layer["name"] for layer in layers] or len(counts) != len(rows):
+        raise ArtifactCorrupt(
+            f"The state {digest} must have the batch-norm layers of version {version.number} of "
+            f"'{version.model.name}', so it is not used. Restore the database from a backup."
+        )
+    known = zip(rows, layers, counts, strict=True)
+    state = BatchNormState(tuple(_layer_state(row, layer["momentum"], each) for row, layer, each in known))
     if state.digest != digest:
         raise ArtifactCorrupt(
             f"The stored batch-norm state must have the digest {digest}. Its rows have {state.digest}, so they are not "
@@ -100,17 +110,17 @@ def batchnorm_state(session: Session, digest: str) -> BatchNormState:
     return state
 
 
-def _layer_state(row: LayerRow) -> LayerState:
+def _layer_state(row: LayerRow, momentum: float, counts: dict[str, int]) -> LayerState:
     return LayerState(
         name=row.name,
-        axis=row.axis,
+        axis=tuple(row.axis) if isinstance(row.axis, list) else row.axis,
         epsilon=row.epsilon,
-        momentum=row.momentum,
+        momentum=momentum,
         gamma=None if row.gamma is None else from_bytes(row.gamma),
         beta=None if row.beta is None else from_bytes(row.beta),
         moving_mean=from_bytes(row.moving_mean),
         moving_variance=from_bytes(row.moving_variance),
-        updates=row.updates,
+        **counts,
     )
 
 
@@ -201,12 +211,15 @@ def version_schema(row: VersionRow) -> Version:
     )
 
 
-def state_schema(state: BatchNormState) -> BatchNormAnswer:
-    """The batch-norm state as the service shows it."""
-    return BatchNormAnswer(digest=state.digest, layers=tuple(_layer_schema(layer) for layer in state.layers))
+def state_schema(version: Version, state: BatchNormState) -> BatchNormAnswer:
+    """The batch-norm state of the version as the service shows it."""
+    plan = plan_network(version.network, input_shape=version.preprocessing.input_shape, outputs=None)
+    specs = [layer.spec for layer in plan.layers if isinstance(layer.spec, BatchNorm)]
+    layers = tuple(_layer_schema(layer, spec) for layer, spec in zip(state.layers, specs, strict=True))
+    return BatchNormAnswer(digest=state.digest, layers=layers)
 
 
-def _layer_schema(layer: LayerState) -> BatchNormLayer:
+def _layer_schema(layer: LayerState, spec: BatchNorm) -> BatchNormLayer:
     return BatchNormLayer(
         name=layer.name,
         channels=layer.channels,
@@ -214,10 +227,14 @@ def _layer_schema(layer: LayerState) -> BatchNormLayer:
         epsilon=layer.epsilon,
         momentum=layer.momentum,
         torch_momentum=1 - layer.momentum,
+        fused_effective=bool(spec.fused),
+        variance_estimator=spec.variance_estimator,
         updates=layer.updates,
+        skipped=layer.skipped,
         initial_weight=layer.initial_weight,
         gamma=None if layer.gamma is None else layer.gamma.tolist(),
         beta=None if layer.beta is None else layer.beta.tolist(),
         moving_mean=layer.moving_mean.tolist(),
         moving_variance=layer.moving_variance.tolist(),
+        arguments=spec.model_dump(mode="json", include=set(BATCH_NORM_ARGUMENTS)),
     )

@@ -65,6 +65,7 @@ def publish_version(session: Session, *, job_id: str, fence: int, publication: P
         weights_sha256=publication.weights_sha256,
         weights_bytes=publication.weights_bytes,
         batchnorm_digest=publication.state.digest,
+        batchnorm_counts=_counts(publication.state),
         parameters=publication.parameters,
         parent=publication.parent,
         created_ms=now_ms(),
@@ -138,12 +139,16 @@ def _next_version(session: Session, project_id: str, name: str) -> tuple[str, in
     return model_id, number
 
 
+def _counts(state: BatchNormState) -> list[dict[str, int]]:
+    """What this training did to each layer. Another one may have come to the same state by another way."""
+    return [{"updates": layer.updates, "skipped": layer.skipped} for layer in state.layers]
+
+
 def _store_state(session: Session, state: BatchNormState) -> None:
     """Versions with the same state share its rows."""
     if session.scalar(select(StateRow.digest).where(StateRow.digest == state.digest)) is not None:
         return
-    updates = max((layer.updates for layer in state.layers), default=0)
-    head = {"digest": state.digest, "layers": len(state.layers), "updates": updates, "created_ms": now_ms()}
+    head = {"digest": state.digest, "layers": len(state.layers), "created_ms": now_ms()}
     if not _insert_if_absent(session, StateRow, head) or not state.layers:
         return
     session.execute(
@@ -156,12 +161,10 @@ def _store_state(session: Session, state: BatchNormState) -> None:
                 "channels": layer.channels,
                 "axis": layer.axis,
                 "epsilon": layer.epsilon,
-                "momentum": layer.momentum,
                 "gamma": None if layer.gamma is None else to_bytes(layer.gamma),
                 "beta": None if layer.beta is None else to_bytes(layer.beta),
                 "moving_mean": to_bytes(layer.moving_mean),
                 "moving_variance": to_bytes(layer.moving_variance),
-                "updates": layer.updates,
             }
             for position, layer in enumerate(state.layers)
         ],

@@ -101,6 +101,8 @@ class Table(DeclarativeBase):
         dict[str, str]: Json,
         list[str]: Json,
         list[dict[str, str]]: Json,
+        list[dict[str, int]]: Json,
+        int | list[int]: Json,
     }
 
 
@@ -264,19 +266,19 @@ class ModelRow(Table):
 
 
 class StateRow(Table):
-    """The batch-norm state of a network, named by its digest. Versions share it where it is the same."""
+    """The batch-norm state of a network, named by its digest. Versions share it where it is the same, so that it has
+    only what the digest covers: what else is known of a layer belongs to the version."""
 
     __tablename__ = "batchnorm_states"
 
     digest: Mapped[str] = mapped_column(primary_key=True)
     layers: Mapped[int]
-    updates: Mapped[int]
     created_ms: Mapped[int]
 
 
 class LayerRow(Table):
     """One batch-norm layer. The four arrays are little-endian float32; gamma is NULL with `scale` off, beta with
-    `center` off."""
+    `center` off. `axis` is a number, or a list of several."""
 
     __tablename__ = "batchnorm_layers"
 
@@ -284,18 +286,17 @@ class LayerRow(Table):
     position: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str]
     channels: Mapped[int]
-    axis: Mapped[int]
+    axis: Mapped[int | list[int]]
     epsilon: Mapped[float]
-    momentum: Mapped[float]
     gamma: Mapped[bytes | None]
     beta: Mapped[bytes | None]
     moving_mean: Mapped[bytes]
     moving_variance: Mapped[bytes]
-    updates: Mapped[int]
 
 
 class VersionRow(Table):
-    """A trained network: weights by hash, batch-norm state by digest. It never changes."""
+    """A trained network: weights by hash, batch-norm state by digest. It never changes. `batchnorm_counts` has
+    `{"updates": …, "skipped": …}` of each batch-norm layer, by position."""
 
     __tablename__ = "versions"
     __table_args__ = (CheckConstraint("number >= 1", name="number"),)
@@ -312,6 +313,7 @@ class VersionRow(Table):
     weights_sha256: Mapped[str]
     weights_bytes: Mapped[int]
     batchnorm_digest: Mapped[str] = mapped_column(ForeignKey("batchnorm_states.digest"))
+    batchnorm_counts: Mapped[list[dict[str, int]]] = mapped_column(server_default="[]")
     parameters: Mapped[int]
     parent: Mapped[str | None]
     created_ms: Mapped[int]

@@ -100,12 +100,12 @@ def get_version(name: Named, version: Named, context: Ctx) -> Version:
 def get_batchnorm(
     name: Named, version: Named, context: Ctx, accept: Annotated[str, Header(include_in_schema=False)] = ""
 ) -> BatchNormAnswer | Response:
-    """gamma, beta, moving mean and moving variance of each layer. With `Accept: application/vnd.safetensors` the same
-    as float32 arrays `LAYER.gamma`, `LAYER.beta` and so on."""
-    _, stored = _version_and_state(context, name, version)
+    """gamma, beta, moving mean and moving variance of each layer, with its arguments. With
+    `Accept: application/vnd.safetensors` the four as float32 arrays `LAYER.gamma`, `LAYER.beta` and so on."""
+    shown, stored = _version_and_state(context, name, version)
     if SAFETENSORS in accept:
         return _safetensors(save(state.joined({}, stored), {"digest": stored.digest}), "batchnorm.safetensors")
-    return models.state_schema(stored)
+    return models.state_schema(shown, stored)
 
 
 @router.get("/{name}/versions/{version}/served")
@@ -117,7 +117,9 @@ async def get_served(name: Named, version: Named, context: Ctx) -> Served:
 
 @router.get("/{name}/versions/{version}/files/{file}")
 def get_file(name: Named, version: Named, file: Literal["weights.safetensors", "spec.json"], context: Ctx) -> Response:
-    """`weights.safetensors`: weights and batch-norm state in one file. `spec.json`: network and preprocessing."""
+    """`weights.safetensors`: weights and batch-norm state in one file. Of layers with `renorm` it also has
+    `LAYER.renorm_mean`, `LAYER.renorm_stddev` and `LAYER.moving_stddev`, which training would go on with and a
+    prediction does not need. `spec.json`: network and preprocessing."""
     shown, stored = _version_and_state(context, name, version)
     if file == "spec.json":
         spec = SpecFile.model_validate(shown, from_attributes=True)
@@ -129,7 +131,7 @@ def get_file(name: Named, version: Named, file: Literal["weights.safetensors", "
 def _version_and_state(context: Context, name: str, version: str) -> tuple[Version, BatchNormState]:
     with context.database.read() as session:
         row = models.get_version(session, DEFAULT_PROJECT, name, version)
-        return models.version_schema(row), models.batchnorm_state(session, row.batchnorm_digest)
+        return models.version_schema(row), models.batchnorm_state(session, row)
 
 
 def _safetensors(content: bytes, name: str) -> Response:

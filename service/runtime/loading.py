@@ -72,7 +72,7 @@ def load(database: Database, blobs: FolderBlobs, key: Key) -> LoadedVersion:
     with database.read() as session:
         row = models.get_version(session, DEFAULT_PROJECT, name, version=number)
         version = models.version_schema(row)
-        stored = models.batchnorm_state(session, version.batchnorm_digest)
+        stored = models.batchnorm_state(session, row)
     weights = read_weights(blobs, version.weights_sha256)
     plan, task = plan_stored(version.network, input_shape=version.preprocessing.input_shape, classes=version.classes)
     network = build_network(plan, version.preprocessing, task=task)

@@ -112,9 +112,10 @@ def _published(session: Session) -> Iterator[str]:
         numbers = list(session.scalars(select(VersionRow.number).where(VersionRow.model_id == model.id)))
         if max(numbers, default=0) > model.last_version:
             yield f"I3: version {max(numbers)} of {model.name}, whose last is {model.last_version}"
-    for state in session.scalars(select(StateRow)):
+    for version in session.scalars(select(VersionRow)):
+        state = session.get_one(StateRow, version.batchnorm_digest)
         try:
-            if len(models.batchnorm_state(session, state.digest).layers) != state.layers:
+            if len(models.batchnorm_state(session, version).layers) != state.layers:
                 yield f"I8: {state.digest} lacks layers"
         except ArtifactCorrupt as corrupt:
             yield f"I8: {corrupt}"

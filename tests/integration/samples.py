@@ -73,17 +73,26 @@ def layer(name: str = "batch_norm", *, seed: int = 0, channels: int = 4, **chang
     return LayerState(**fields | changes)
 
 
+def network(state: BatchNormState) -> dict[str, Any]:
+    """One that has the layers of the state."""
+    norms = [
+        {"type": "batch_norm", "name": each.name, "axis": each.axis, "momentum": each.momentum} for each in state.layers
+    ]
+    return {"layers": [*norms, {"type": "dense", "units": 2, "name": "dense"}]}
+
+
 def publication(**changes: Any) -> Publication:
+    state = changes.get("state", BatchNormState((layer(),)))
     fields: dict[str, Any] = {
         "model": "digits",
         "dataset_id": "ds_1",
-        "network": {"layers": [{"type": "dense", "units": 2, "name": "dense", "inputs": ["input"]}]},
+        "network": network(state),
         "preprocessing": {"kind": "table", "columns": []},
         "classes": ["no", "yes"],
         "metrics": {"test": {"accuracy": 0.97}},
         "weights_sha256": "ab" * 32,
         "weights_bytes": 1_000,
-        "state": BatchNormState((layer(),)),
+        "state": state,
         "parameters": 50,
     }
     return Publication(**fields | changes)

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection, MetaData, select, text
 
 from gammabeta.errors import NoSpace, NotReady
-from gammabeta.store import migrations
+from gammabeta.schemas.batchnorm import ARRAYS, BatchNormState, to_bytes
+from gammabeta.schemas.networks import LayersNetwork
+from gammabeta.store import migrations, models
 from gammabeta.store.engine import Database
-from gammabeta.store.tables import ProjectRow, Table, now_ms
+from gammabeta.store.tables import DEFAULT_PROJECT, JobRow, ProjectRow, Table, now_ms
 from tests.integration.databases import Databases
+from tests.integration.samples import layer
 
 SCHEMA = {
     "sqlite": ["SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL"],
@@ -37,9 +42,13 @@ def schema(connection: Connection) -> set[tuple[str, ...]]:
 
 
 def _normal(cell: str) -> str:
-    """SQLite keeps the text of a statement, in which the order of constraints means nothing."""
-    lines = (line.strip().rstrip(",") for line in cell.replace("(", "(\n", 1).splitlines())
-    return " ".join(sorted(line for line in lines if line)) if cell.startswith("CREATE TABLE") else cell
+    """SQLite keeps the text of a statement, in which the order of columns and constraints means nothing, nor do the
+    quotes that it writes after a change."""
+    if not cell.startswith("CREATE TABLE"):
+        return cell
+    head, _, body = cell.replace('"', "").partition("(")
+    parts = re.split(r",(?![^(]*\))", body.rstrip().removesuffix(")"))
+    return " ".join([head.strip(), *sorted(" ".join(part.split()) for part in parts)])
 
 
 @pytest.fixture
@@ -66,8 +75,113 @@ def test_an_empty_database_has_migrations_pending_until_it_is_upgraded(empty: st
     migrations.upgrade(empty)
     assert not migrations.pending(database)
     migrations.upgrade(empty)
-    assert migrations.current(database) == migrations.head() == "0001"
+    assert migrations.current(database) == migrations.head() == "0002"
     database.dispose()
+
+
+def test_a_database_of_the_first_schema_keeps_its_versions(empty: str) -> None:
+    state = BatchNormState((layer(axis=3, channels=3, updates=40, momentum=0.9),))
+    migrations.upgrade(empty, to="0001")
+    database = Database(empty)
+    with database.connection() as connection:
+        _fill_first_schema(connection, state, momenta=[0.9, 0.5])
+    migrations.upgrade(empty)
+    with database.read() as session:
+        for number, momentum in (("1", 0.9), ("2", 0.5)):
+            row = models.get_version(session, DEFAULT_PROJECT, "digits", number)
+            answer = models.state_schema(models.version_schema(row), models.batchnorm_state(session, row))
+            (shown,) = answer.layers
+            assert (answer.digest, shown.axis, shown.momentum) == (state.digest, 3, momentum)
+            assert (shown.updates, shown.skipped, shown.variance_estimator) == (40, 0, "unbiased")
+            assert list(shown.arguments["gamma_initializer"]["config"].items()) == [("mean", 1.0), ("stddev", 0.5)]
+            job = session.get_one(JobRow, f"job_{number}")
+            assert LayersNetwork.model_validate(job.request["network"]) == models.version_schema(row).network
+        assert models.get_version(session, DEFAULT_PROJECT, "digits").number == 1
+        if database.dialect == "sqlite":
+            assert session.execute(text("PRAGMA foreign_key_check")).all() == []
+    database.dispose()
+
+
+def _fill_first_schema(connection: Connection, state: BatchNormState, *, momenta: list[float]) -> None:
+    """A model whose versions have one state and each a momentum of its own; the first is in production."""
+    stored = MetaData()
+    stored.reflect(connection)
+
+    def insert(table: str, **values: Any) -> None:
+        connection.execute(stored.tables[table].insert().values(**values))
+
+    insert("batchnorm_states", digest=state.digest, layers=1, updates=40, created_ms=1)
+    (only,) = state.layers
+    arrays = {key: to_bytes(getattr(only, key)) for key in ARRAYS}
+    numbers = {"axis": only.axis, "epsilon": only.epsilon, "momentum": only.momentum, "updates": only.updates}
+    insert("batchnorm_layers", digest=state.digest, position=0, name=only.name, channels=3, **numbers, **arrays)
+    insert("models", id="mdl_1", project_id="default", name="digits", last_version=2, created_ms=1)
+    for number, momentum in enumerate(momenta, start=1):
+        insert("jobs", id=f"job_{number}", request={"network": _first_network(momentum)}, **FIRST_JOB)
+        version = FIRST_VERSION | {"network": _first_network(momentum), "batchnorm_digest": state.digest}
+        insert("versions", model_id="mdl_1", number=number, job_id=f"job_{number}", **version)
+    insert("aliases", model_id="mdl_1", alias="production", number=1, updated_ms=1)
+
+
+FIRST_JOB: dict[str, Any] = {
+    "project_id": "default",
+    "owner_id": "anonymous",
+    "kind": "train",
+    "state": "succeeded",
+    "lane": "train",
+    "devices": 1,
+    "priority": 0,
+    "created_ms": 1,
+    "run_after_ms": 1,
+    "finished_ms": 2,
+    "fence": 1,
+    "failures": 0,
+    "losses": 0,
+    "max_failures": 1,
+    "max_losses": 3,
+    "warnings": [],
+    "metadata": {},
+}
+FIRST_VERSION: dict[str, Any] = {
+    "fence": 1,
+    "dataset_id": "ds_1",
+    "preprocessing": {"kind": "image", "shape": [2, 2, 3]},
+    "classes": ["no", "yes"],
+    "metrics": {},
+    "weights_sha256": "ab" * 32,
+    "weights_bytes": 1_000,
+    "parameters": 30,
+    "created_ms": 1,
+}
+
+
+def _first_network(momentum: float) -> dict[str, Any]:
+    """As the first release wrote it: initializers in full, and no word of `fused`."""
+    numbers = {"value": 0.0, "mean": 0.0, "stddev": 0.05, "minval": -0.05, "maxval": 0.05, "seed": None}
+    zeros, ones = {"name": "zeros", **numbers}, {"name": "ones", **numbers}
+    norm = {
+        "name": "batch_norm",
+        "inputs": ["input"],
+        "type": "batch_norm",
+        "axis": 3,
+        "momentum": momentum,
+        "epsilon": 0.001,
+        "center": True,
+        "scale": True,
+        "beta_initializer": zeros,
+        "gamma_initializer": {**numbers, "name": "random_normal", "mean": 1.0, "stddev": 0.5},
+        "moving_mean_initializer": zeros,
+        "moving_variance_initializer": ones,
+        "trainable": True,
+    }
+    flatten = {"name": "flatten", "inputs": ["batch_norm"], "type": "flatten"}
+    return {
+        "layers": [
+            norm,
+            flatten,
+            {"name": "dense", "inputs": ["flatten"], "type": "dense", "units": 2, "use_bias": True},
+        ]
+    }
 
 
 def test_programs_that_upgrade_at_the_same_time_do_it_once(empty: str) -> None:

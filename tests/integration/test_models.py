@@ -11,6 +11,8 @@ from sqlalchemy import func, select, update
 
 from gammabeta.errors import ArtifactCorrupt, InvalidRequest, ModelNotFound, VersionNotFound
 from gammabeta.schemas.batchnorm import ARRAYS, BatchNormState
+from gammabeta.schemas.models import BatchNormAnswer
+from gammabeta.schemas.normalization import BATCH_NORM_ARGUMENTS
 from gammabeta.store import models, publishing
 from gammabeta.store.engine import Database
 from gammabeta.store.tables import DEFAULT_PROJECT, LayerRow, StateRow
@@ -28,6 +30,11 @@ def publish(db: Database, model: str = "digits", **changes: Any) -> str:
 def version_of(db: Database, **which: str) -> str:
     with db.read() as session:
         return models.version_schema(models.get_version(session, DEFAULT_PROJECT, "digits", **which)).version
+
+
+def state_of(db: Database, version: str) -> BatchNormState:
+    with db.read() as session:
+        return models.batchnorm_state(session, models.get_version(session, DEFAULT_PROJECT, "digits", version))
 
 
 def set_alias(db: Database, alias: str, version: str) -> None:
@@ -123,22 +130,45 @@ def test_what_is_not_there_is_not_found(db: Database) -> None:
 
 def test_the_state_comes_back_bit_for_bit(db: Database) -> None:
     plain = layer("last", seed=3, gamma=None, beta=None, axis=1, epsilon=1e-5, momentum=0.1 + 0.2)
-    state = BatchNormState((layer("first", seed=1), layer("second", seed=2, channels=9), plain))
+    several = layer("second", seed=2, channels=9, axis=(1, 3), updates=7, skipped=2)
+    state = BatchNormState((layer("first", seed=1), several, plain))
     publish(db, state=state)
-    with db.read() as session:
-        found = models.batchnorm_state(session, state.digest)
+    found = state_of(db, "1")
     assert found.digest == state.digest
     for stored, given in zip(found.layers, state.layers, strict=True):
-        assert (stored.name, stored.axis, stored.epsilon, stored.momentum) == (
-            given.name,
-            given.axis,
-            given.epsilon,
-            given.momentum,
-        )
+        for key in ("name", "axis", "epsilon", "momentum", "updates", "skipped"):
+            assert getattr(stored, key) == getattr(given, key)
         for key in ARRAYS:
             np.testing.assert_array_equal(getattr(stored, key), getattr(given, key))
-    shown = models.state_schema(found).layers[2]
-    assert (shown.gamma, shown.beta, shown.channels) == (None, None, 4)
+
+
+def test_layers_are_shown_with_their_arguments(db: Database) -> None:
+    several = layer("several", channels=2, axis=(2, 3), gamma=None, updates=10, skipped=3, momentum=0.5)
+    alone = [layer("renormed", axis=1), layer("ghosts", axis=3, channels=2), layer("plain", axis=3, channels=2)]
+    norms: list[dict[str, Any]] = [
+        {"name": "several", "axis": [-1, -2], "momentum": 0.5, "scale": False, "beta_regularizer": "l2"},
+        {"name": "renormed", "axis": 1, "momentum": 0.99, "renorm": True, "renorm_clipping": "paper"},
+        {"name": "ghosts", "momentum": 0.99, "virtual_batch_size": 8},
+        {"name": "plain", "momentum": 0.99},
+    ]
+    rest = [{"type": "flatten"}, {"type": "dense", "units": 2}]
+    network = {"layers": [*({"type": "batch_norm"} | each for each in norms), *rest]}
+    image = {"kind": "image", "shape": [4, 1, 2]}
+    publish(db, state=BatchNormState((several, *alone)), network=network, preprocessing=image)
+    with db.read() as session:
+        row = models.get_version(session, DEFAULT_PROJECT, "digits")
+        answer = models.state_schema(models.version_schema(row), models.batchnorm_state(session, row))
+    first, second, *_ = answer.layers
+    assert (first.axis, first.gamma, first.channels, first.updates, first.skipped) == ((2, 3), None, 2, 10, 3)
+    assert first.initial_weight == 0.5**10
+    assert [each.variance_estimator for each in answer.layers] == ["biased", "renorm", "biased", "unbiased"]
+    assert [each.fused_effective for each in answer.layers] == [False, False, False, True]
+    assert all(each.arguments.keys() == BATCH_NORM_ARGUMENTS for each in answer.layers)
+    assert [each.arguments["fused"] for each in answer.layers] == [False, False, False, True]
+    assert (first.arguments["axis"], first.arguments["scale"]) == ([2, 3], False)
+    assert first.arguments["beta_regularizer"] == {"class_name": "L1L2", "config": {"l1": 0.0, "l2": 0.01}}
+    assert second.arguments["renorm_clipping"]["rmin"] == "1/rmax"
+    assert BatchNormAnswer.model_validate_json(answer.model_dump_json()) == answer
 
 
 def test_versions_with_the_same_state_share_its_rows(db: Database) -> None:
@@ -150,11 +180,33 @@ def test_versions_with_the_same_state_share_its_rows(db: Database) -> None:
         assert session.scalar(select(func.count()).select_from(LayerRow)) == 2
 
 
+def test_versions_that_share_a_state_keep_their_own_momentum_and_counts(db: Database) -> None:
+    one, other = layer(updates=100), layer(updates=3, skipped=2, momentum=0.5)
+    for each in (one, other):
+        publish(db, state=BatchNormState((each,)))
+    for version, each in (("1", one), ("2", other)):
+        (found,) = state_of(db, version).layers
+        assert (found.momentum, found.updates, found.skipped) == (each.momentum, each.updates, each.skipped)
+    with db.read() as session:
+        assert session.scalar(select(func.count()).select_from(StateRow)) == 1
+
+
+def test_a_state_that_is_not_that_of_the_network_is_not_used(db: Database) -> None:
+    publish(db)
+    with db.write() as session:
+        row = models.get_version(session, DEFAULT_PROJECT, "digits")
+        kept, row.batchnorm_counts = row.batchnorm_counts, []
+    with pytest.raises(ArtifactCorrupt, match="version 1 of 'digits'"):
+        state_of(db, "1")
+    with db.write() as session:
+        models.get_version(session, DEFAULT_PROJECT, "digits").batchnorm_counts = kept
+
+
 def test_a_network_without_batch_norm_has_a_state_too(db: Database) -> None:
     publish(db, state=BatchNormState(()))
     with db.read() as session:
         row = models.get_version(session, DEFAULT_PROJECT, "digits")
-        assert models.batchnorm_state(session, row.batchnorm_digest).layers == ()
+        assert models.batchnorm_state(session, row).layers == ()
 
 
 def test_a_state_whose_rows_were_changed_is_not_used(db: Database) -> None:
@@ -163,8 +215,8 @@ def test_a_state_whose_rows_were_changed_is_not_used(db: Database) -> None:
     with db.write() as session:
         kept = session.scalars(select(LayerRow.gamma)).one()
         session.execute(update(LayerRow).values(gamma=bytes(16)))
-    with pytest.raises(ArtifactCorrupt, match=digest), db.read() as session:
-        models.batchnorm_state(session, digest)
+    with pytest.raises(ArtifactCorrupt, match=digest):
+        state_of(db, "1")
     with db.write() as session:
         session.execute(update(LayerRow).values(gamma=kept))
 

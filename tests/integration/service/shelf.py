@@ -16,9 +16,10 @@ from gammabeta.nets.build import Network, build_network
 from gammabeta.schemas.batchnorm import BatchNormState, LayerState
 from gammabeta.schemas.datasets import ArrayFile, Category, DatasetManifest, Feature, SplitFiles, Target
 from gammabeta.schemas.jobs import Lane
-from gammabeta.schemas.networks import LayersNetwork, MlpPreset, NetworkSpec
+from gammabeta.schemas.networks import LayersNetwork, NetworkSpec
 from gammabeta.schemas.plans import plan_network
 from gammabeta.schemas.preprocessing import CategoricalColumn, FittedPreprocessing, FittedTable, NumericColumn
+from gammabeta.schemas.presets import MlpPreset
 from gammabeta.schemas.resolution import task_of
 from gammabeta.store import datasets, jobs, publishing
 from gammabeta.store.blobs import FolderBlobs
@@ -137,7 +138,8 @@ def _moved(initial: BatchNormState, seed: int) -> BatchNormState:
             "moving_mean": rng.normal(0, 1, size),
             "moving_variance": rng.uniform(0.5, 2, size),
         }
-        as_float32: dict[str, Any] = {key: value.astype(np.float32) for key, value in arrays.items()}
+        present = {key: value for key, value in arrays.items() if getattr(layer, key) is not None}
+        as_float32: dict[str, Any] = {key: value.astype(np.float32) for key, value in present.items()}
         return replace(layer, **as_float32, updates=100)
 
     return BatchNormState(tuple(moved(layer) for layer in initial.layers))

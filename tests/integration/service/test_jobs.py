@@ -121,9 +121,7 @@ def test_a_wrong_request_names_its_field_in_both_ways(service: Service, changes:
         {"kind": "compare"},
         {"max_seconds": 5},
         {"init_from": {"model": "a", "version": "1"}},
-        {"network": {"preset": "resnet"}},
         {"training": {"class_weights": "balanced"}},
-        {"network": {"layers": [{"type": "batch_norm", "renorm": True}]}},
     ],
 )
 def test_what_is_to_come_is_said_to_come(service: Service, changes: dict[str, Any]) -> None:

@@ -15,9 +15,12 @@ from sqlalchemy import update
 from gammabeta.nets import state
 from gammabeta.nets.build import Network, build_network
 from gammabeta.schemas.batchnorm import ARRAYS
+from gammabeta.schemas.layers import Activation, Dense
 from gammabeta.schemas.models import Version
-from gammabeta.schemas.networks import Activation, BatchNorm, CnnPreset, Dense, LayersNetwork
+from gammabeta.schemas.networks import LayersNetwork
+from gammabeta.schemas.normalization import BATCH_NORM_ARGUMENTS, BatchNorm
 from gammabeta.schemas.preprocessing import FittedArray, FittedImage
+from gammabeta.schemas.presets import CnnPreset
 from gammabeta.schemas.resolution import plan_stored
 from gammabeta.store.tables import LayerRow
 from tests.integration.service.conftest import Service, eventually
@@ -270,6 +273,77 @@ def test_the_state_is_the_same_as_json_and_as_safetensors(service: Service, inco
         np.testing.assert_array_equal(np.array(layer[key], dtype=np.float32), array)
         np.testing.assert_array_equal(tensors[f"batch_norm.{key}"], array)
     assert layer["momentum"] + layer["torch_momentum"] == pytest.approx(1)
+
+
+EVERY_ARGUMENT: list[dict[str, Any]] = [
+    {
+        "name": "pixels",
+        "axis": [1, -1],
+        "momentum": 0.5,
+        "epsilon": 0.01,
+        "center": False,
+        "gamma_initializer": {"class_name": "RandomNormal", "config": {"mean": 1.0, "stddev": 0.1}},
+        "moving_mean_initializer": {"class_name": "Constant", "config": {"value": 0.5}},
+        "moving_variance_initializer": {"class_name": "RandomUniform", "config": {"minval": 1.0, "maxval": 2.0}},
+        "gamma_regularizer": {"class_name": "L1L2", "config": {"l1": 0.1, "l2": 0.2}},
+        "gamma_constraint": {"class_name": "MinMaxNorm", "config": {"max_value": 1.5, "axis": [0, 3]}},
+    },
+    {"name": "renormed", "scale": False, "beta_initializer": [0.5, -0.5], "beta_regularizer": "l2"}
+    | {"beta_constraint": "non_neg", "renorm": True, "renorm_clipping": "paper", "renorm_momentum": 0.9},
+    {"name": "ghosts", "virtual_batch_size": 4},
+    {"name": "adjusted", "adjustment": {"kind": "uniform", "scale": [0.9, 1.1], "per": "layer", "seed": 7}},
+    {"name": "frozen", "fused": False, "trainable": False},
+    {"name": "plain"},
+]
+
+
+@pytest.fixture(scope="module")
+def every(service: Service) -> Network:
+    """A network whose batch norms have every argument of the signature."""
+    norms = [{"type": "batch_norm"} | each for each in EVERY_ARGUMENT]
+    rest = [{"type": "flatten"}, {"type": "dense", "units": 2}]
+    network = LayersNetwork.model_validate({"layers": [*norms, *rest]})
+    return service.shelf.version("every", FittedImage(shape=(3, 4, 2), scale=255.0), network=network)
+
+
+def test_a_network_with_every_argument_of_batch_norm_is_served(service: Service, every: Network) -> None:
+    pixels = np.random.default_rng(4).integers(0, 256, (5, 3, 4, 2))
+    found = scores(predict(service, "every", pixels.tolist()))
+    np.testing.assert_allclose(found, expected(every, torch.tensor(pixels).float()), atol=1e-6)
+    served = service.http.get("/v1/models/every/versions/1/served").json()
+    assert served["digest"] == served["stored_digest"] == state.state_of(every).digest
+
+
+def test_every_argument_of_batch_norm_is_shown(service: Service, every: Network) -> None:
+    said = service.http.get("/v1/models/every/versions/1/batchnorm").json()
+    assert set().union(*EVERY_ARGUMENT) | {"trainable", "fused"} == BATCH_NORM_ARGUMENTS
+    for layer, stored, given in zip(said["layers"], state.state_of(every).layers, EVERY_ARGUMENT, strict=True):
+        written = BatchNorm.model_validate(given).model_dump(mode="json", include=set(given) - {"axis"})
+        assert layer["arguments"].items() >= written.items()
+        assert layer["arguments"].keys() == BATCH_NORM_ARGUMENTS
+        assert layer["channels"] == len(layer["moving_mean"]) == stored.channels
+    assert [layer["axis"] for layer in said["layers"]] == [[1, 3], 3, 3, 3, 3, 3]
+    assert [layer["variance_estimator"] for layer in said["layers"]] == [
+        "biased",
+        "renorm",
+        "biased",
+        "biased",
+        "biased",
+        "unbiased",
+    ]
+    shown = service.http.get("/v1/models/every/versions/1").json()["network"]["layers"]
+    for layer, spec in zip(said["layers"], shown, strict=False):
+        assert layer["arguments"] == {key: spec[key] for key in BATCH_NORM_ARGUMENTS}
+
+
+def test_a_download_has_what_training_would_go_on_with(service: Service, every: Network) -> None:
+    weights = load_safetensors(service.http.get("/v1/models/every/versions/1/files/weights.safetensors").content)
+    for buffer in ("renorm_mean", "renorm_stddev", "moving_stddev"):
+        np.testing.assert_array_equal(weights[f"renormed.{buffer}"], state.weights_of(every)[f"renormed.{buffer}"])
+    rows = service.http.get(
+        "/v1/models/every/versions/1/batchnorm", headers={"Accept": "application/vnd.safetensors"}
+    ).content
+    assert load_safetensors(rows).keys() == state.joined({}, state.state_of(every)).keys()
 
 
 def test_the_downloaded_files_build_the_same_network(service: Service, income: Network) -> None:

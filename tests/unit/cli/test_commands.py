@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,46 @@ def test_a_dry_run_shows_layers_and_remarks(run: Run, service: FakeService, tmp_
     assert all(part in ran.out for part in ("50,240", "1,500 steps", "2.0 MiB", "warning: will not have warmed up"))
 
 
+def test_a_dry_run_says_once_what_layers_alike_will_do(run: Run, service: FakeService, tmp_path: Path) -> None:
+    clipping = {"rmax": [[0, 1], [5_000, 3]], "rmin": None, "dmax": 0.5}
+    said = {
+        "axis": [1, 3],
+        "momentum": 0.9,
+        "torch_momentum": 0.1,
+        "fused_effective": False,
+        "variance_estimator": "renorm",
+        "values_per_channel": 1_024,
+        "arguments": {"momentum": 0.9, "renorm": True, "renorm_clipping": clipping},
+    }
+    plain = {**said, "axis": 3, "variance_estimator": "biased", "arguments": {}}
+    row = {"type": "batch_norm", "inputs": ["input"], "output_shape": [4, 4, 3], "parameters": 24}
+    layers = [{**row, "name": f"norm_{index}", "details": said} for index in range(5)]
+    answer = {
+        "request": {
+            **JOB,
+            "network": {"layers": [{"type": "dense", "units": 2}]},
+            "preprocessing": {},
+            "training": {},
+            "resources": {},
+            "priority": 0,
+            "metadata": {},
+        },
+        "layers": [*layers, {**row, "name": "last", "details": plain}],
+        "parameters": 120,
+        "memory_bytes": 2**21,
+        "steps": 1_500,
+        "messages": [],
+    }
+    (tmp_path / "job.json").write_text(json.dumps(JOB))
+    service.on("POST", "/v1/jobs", ok(answer))
+    text = " ".join(run("train", str(tmp_path / "job.json"), "--dry-run").out.split())
+    assert (
+        "norm_0, norm_1, norm_2 and 2 more: axes 1 and 3, momentum 0.9 (torch: 0.1), moving variance: renorm, "
+        "1,024 values per channel; renorm true, renorm_clipping (rmax [[0, 1], [5000, 3]], dmax 0.5)" in text
+    )
+    assert "last: axis 3, momentum 0.9 (torch: 0.1), moving variance: biased, 1,024 values per channel 120" in text
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [("a: [", "must be YAML or JSON"), ("- 1", "must hold an object"), (None, "can be read")],
@@ -279,9 +320,10 @@ def test_an_alias_is_moved(run: Run, service: FakeService) -> None:
     assert "production of digits is version 2" in run("models", "alias", "digits", "production", "2").err
 
 
-def shown(run: Run, service: FakeService, channels: int, *options: str) -> str:
-    state = BatchNormState((layer_state(channels),))
-    service.on("GET", "/v1/models/digits/versions/2/batchnorm", ok(batchnorm_answer(state)))
+def shown(run: Run, service: FakeService, channels: int, *options: str, **arguments: Any) -> str:
+    changed = {key: arguments.pop(key) for key in ("axis", "skipped") if key in arguments}
+    state = BatchNormState((replace(layer_state(channels), **changed),))
+    service.on("GET", "/v1/models/digits/versions/2/batchnorm", ok(batchnorm_answer(state, **arguments)))
     ran = run("batchnorm", "show", "digits", "--version", "2", *options)
     assert ran.code == 0
     assert max(map(len, ran.out.splitlines())) <= 80 or "--json" in options
@@ -315,8 +357,25 @@ def test_a_layer_that_is_cold_is_pointed_at(run: Run, service: FakeService) -> N
     assert "37% of the moving statistics is still their initial value" in " ".join(shown(run, service, 3).split())
 
 
+def test_arguments_that_are_not_at_their_defaults_are_shown(run: Run, service: FakeService) -> None:
+    constraint = {"class_name": "max_norm", "config": {"axis": 0, "max_value": 2.0}}
+    constant = {"class_name": "constant", "config": {"value": [0.5] * 64}}
+    arguments = {"gamma_constraint": constraint, "gamma_initializer": constant, "scale": True, "trainable": False}
+    text = " ".join(shown(run, service, 64, axis=(1, 2), skipped=2, **arguments).split())
+    assert "64 channels on axes 1 and 2" in text
+    assert "100 updates moving variance: biased; gamma_initializer constant(" in text
+    assert "gamma_constraint max_norm(axis 0, max_value 2)" in text
+    assert "gamma_initializer constant(value [0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, … 64 in all])" in text
+    assert "trainable false" in text
+    assert "2 batches were not finite, and moved nothing" in text
+    assert not any(f" {key} " in text for key in ("scale", "center", "fused", "renorm"))
+    assert "initial value" not in text, "a frozen layer keeps them on purpose"
+
+
 def test_batch_norm_is_json_for_programs(run: Run, service: FakeService) -> None:
-    state = json.loads(shown(run, service, 3, "--json"))
+    state = json.loads(shown(run, service, 3, "--json", axis=(1, 2), virtual_batch_size=8))
+    assert state["layers"][0]["axis"] == [1, 2]
+    assert state["layers"][0]["arguments"]["virtual_batch_size"] == 8
     assert len(state["layers"][0]["moving_variance"]) == 3
     assert state["layers"][0]["beta"] is None
 

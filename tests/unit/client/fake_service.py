@@ -14,6 +14,7 @@ import numpy as np
 
 from gammabeta import Client
 from gammabeta.schemas.batchnorm import BatchNormState, LayerState
+from gammabeta.schemas.normalization import BatchNorm
 
 Answer: TypeAlias = httpx.Response | Exception | Callable[[httpx.Request], httpx.Response]
 TIME = "2026-01-02T03:04:05Z"
@@ -115,13 +116,21 @@ def layer_state(channels: int = 2) -> LayerState:
     )
 
 
-def batchnorm_answer(state: BatchNormState, *, digest: str | None = None) -> dict[str, Any]:
-    return {"digest": digest or state.digest, "layers": [_layer_answer(layer) for layer in state.layers]}
+def batchnorm_answer(state: BatchNormState, *, digest: str | None = None, **arguments: Any) -> dict[str, Any]:
+    """`arguments`: those of every layer that are not at their defaults."""
+    return {"digest": digest or state.digest, "layers": [_layer_answer(layer, arguments) for layer in state.layers]}
 
 
-def _layer_answer(layer: LayerState) -> dict[str, Any]:
-    names = ("name", "axis", "epsilon", "momentum", "updates", "channels", "initial_weight")
-    answer = {name: getattr(layer, name) for name in names} | {"torch_momentum": 0.01, "beta": None}
+def _layer_answer(layer: LayerState, arguments: dict[str, Any]) -> dict[str, Any]:
+    names = ("name", "axis", "epsilon", "momentum", "updates", "skipped", "channels", "initial_weight")
+    norm = BatchNorm(name=layer.name, axis=layer.axis, momentum=layer.momentum, fused=False)
+    answer = {name: getattr(layer, name) for name in names} | {
+        "torch_momentum": 0.01,
+        "beta": None,
+        "fused_effective": False,
+        "variance_estimator": "biased",
+        "arguments": norm.model_dump(mode="json", exclude={"type", "inputs"}) | arguments,
+    }
     for name in ("gamma", "moving_mean", "moving_variance"):
         answer[name] = [float(value) for value in getattr(layer, name)]
     return answer

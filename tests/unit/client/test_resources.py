@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,14 @@ def test_batch_norm_arrives_bit_by_bit(service: FakeService) -> None:
     assert received.digest == STATE.digest
     assert received.layers[0].beta is None
     assert received.layers[0].moving_variance.dtype == np.float32
+    assert received.layers[0].arguments["epsilon"] == received.layers[0].epsilon
+    assert (received.layers[0].variance_estimator, received.layers[0].skipped) == ("biased", 0)
+
+
+def test_several_axes_arrive_as_they_are_hashed(service: FakeService) -> None:
+    state = BatchNormState((replace(layer_state(6), axis=(1, 3)),))
+    service.on("GET", "/v1/models/digits/versions/2/batchnorm", ok(batchnorm_answer(state)))
+    assert service.client().models.batchnorm("digits", 2).layers[0].axis == (1, 3)
 
 
 def test_numbers_that_do_not_fit_their_digest_are_refused(service: FakeService) -> None:
