@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import yaml
 from pydantic import TypeAdapter
 
 from gammabeta.schemas.jobs import JobRequest
+from gammabeta.schemas.normalization import BATCH_NORM_ARGUMENTS, BatchNorm
+from gammabeta.schemas.renorm import RenormClipping
 from tests.unit.settings_page import page
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,10 +62,10 @@ def test_tests_that_a_page_names_exist(document: Path) -> None:
 
 
 def test_each_remark_of_the_dry_run_is_explained() -> None:
-    source = (ROOT / "gammabeta/schemas/resolution.py").read_text()
+    source = (ROOT / "gammabeta/schemas/remarks.py").read_text()
     told = (ROOT / "docs/training.md").read_text()
     codes = re.findall(r'code="(\w+)"', source)
-    assert len(codes) > 3
+    assert len(codes) > 10
     assert [code for code in codes if f"`{code}`" not in told] == []
 
 
@@ -83,3 +86,25 @@ def test_each_layer_and_optimizer_is_on_the_training_page() -> None:
     ]
     assert len(names) > 15
     assert [name for name in names if f"`{name}`" not in told] == []
+
+
+def test_each_argument_of_batch_norm_has_a_row_with_its_default() -> None:
+    told = (ROOT / "docs/batchnorm.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| `([^`]+)` \|(?:[^|\n]+\|){4}$", told, re.MULTILINE)
+    defaults = BatchNorm().model_dump(mode="json")
+    assert len(rows) == len(BATCH_NORM_ARGUMENTS) == 21
+    assert {name: json.loads(default) for name, default in rows} == {key: defaults[key] for key in BATCH_NORM_ARGUMENTS}
+
+
+def test_json_of_the_batch_norm_page_is_taken_as_it_stands() -> None:
+    told = (ROOT / "docs/batchnorm.md").read_text()
+    lines = [
+        json.loads(line) for block in re.findall(r"```json\n(.*?)```", told, re.DOTALL) for line in block.splitlines()
+    ]
+    adjustments = [each for each in lines if "kind" in each]
+    clippings = [each for each in lines if "rmax" in each]
+    assert len(adjustments) + len(clippings) == len(lines)
+    for each in adjustments:
+        assert BatchNorm.model_validate({"adjustment": each}).adjustment is not None
+    assert {each["kind"] for each in adjustments} == {"uniform", "normal", "constant"}
+    assert RenormClipping.model_validate(clippings[1]) == RenormClipping.model_validate("paper")
