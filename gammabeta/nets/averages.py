@@ -10,6 +10,7 @@ the tensors' memory on a CPU, where a call takes a fifth of the time, and for th
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -47,6 +48,7 @@ class Found:
         both = averages.new_zeros(2, groups * averages.shape[1])
         self.n, self.groups, self.is_cuda = n, groups, both.is_cuda
         self.mean, self.variance = both.unbind(0)
+        self._has_looked = False
         self.both = both.data
         self.by_group = self.both.view(2 * groups, -1)
         share = 1.0 if unbiased or n == 1 else (n - 1) / n
@@ -61,9 +63,20 @@ class Found:
             self._flat = self.both.numpy().ravel()
             self._zeros = np.zeros_like(self._flat)
 
-    def look_at(self, columns: Tensor) -> None:
-        """Find mean and variance without normalizing; columns: [N, groups * C, …]."""
-        torch.batch_norm_update_stats(columns.detach(), self.mean, self.variance, 1.0)
+    def places(self, count: int) -> Sequence[tuple[Tensor | None, Tensor | None]]:
+        """Where the kernel leaves what it finds in each of so many pieces; nowhere after `look_at`."""
+        if self._has_looked:
+            return ((None, None),) * count
+        if count == 1:
+            return ((self.mean, self.variance),)
+        return list(zip(self.mean.view(count, -1).unbind(0), self.variance.view(count, -1).unbind(0), strict=True))
+
+    def look_at(self, pieces: Sequence[Tensor]) -> None:
+        """Find mean and variance without normalizing; pieces: [N, groups * C, …], or `groups` of [N, C]."""
+        self._has_looked = False
+        for piece, (mean, variance) in zip(pieces, self.places(len(pieces)), strict=True):
+            torch.batch_norm_update_stats(piece.detach(), mean, variance, 1.0)
+        self._has_looked = True
         if self.n == 1:
             self.variance.data.zero_()  # 0/0 until here
         torch.mm(self.pooling, self.by_group, out=self._pooled)
@@ -89,6 +102,7 @@ class Averages:
         self.by_name = dict(zip(rows_of(spec), tensor.unbind(0), strict=True))
         self.mean, self.variance = self.by_name["moving_mean"], self.by_name["moving_variance"]
         self._spec, self._old, self._new = spec, spec.momentum, 1.0 - spec.momentum
+        self._is_renorm = spec.renorm
         if spec.renorm:
             self._rows = values_of(tensor)
             self._pairs = self._rows[1:].reshape(2, 2, -1)
@@ -109,13 +123,16 @@ class Averages:
         """One update."""
         if found.n == 1:
             self._take_mean(found)
-        elif self._spec.renorm:
-            self._pairs *= self._pairs_old
-            self._pairs += self._pairs_new * found.pooled
-            variance, stddev = self._rows[0], self._rows[2]
-            variance[...] = (stddev * stddev - self._spec.epsilon).clip(0.0)
+        elif self._is_renorm:
+            self._take_renorm(found)
         else:  # the means over the groups, the estimator of the variance and the average, in one product
             self.tensor.addmm_(found.pooling, found.by_group, beta=self._old, alpha=self._new)
+
+    def _take_renorm(self, found: Found) -> None:
+        self._pairs *= self._pairs_old
+        self._pairs += self._pairs_new * found.pooled
+        variance, stddev = self._rows[0], self._rows[2]
+        variance[...] = (stddev * stddev - self._spec.epsilon).clip(0.0)
 
     def _take_mean(self, found: Found) -> None:
         """A batch of one value a channel has a mean and no variance."""

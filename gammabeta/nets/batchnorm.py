@@ -134,7 +134,7 @@ class BatchNorm(nn.Module):
             ValueError: in training, `virtual_batch_size` does not divide B.
         """
         if not self.training:
-            return self._columns.back(self._predicted(self._columns.of(x)), x)
+            return self._predicted(x)
         n = x.numel() // self.channels
         if n == 0:
             return x
@@ -142,13 +142,16 @@ class BatchNorm(nn.Module):
         self.steps += 1
         return y
 
-    def _predicted(self, columns: Tensor) -> Tensor:
-        rows = self._cut()
-        return _kernel(columns, self.gamma, self.beta, rows.mean, rows.variance, self.spec.epsilon, False)
+    def _predicted(self, x: Tensor) -> Tensor:
+        rows, (columns,) = self._cut(), self._columns.of(x)
+        y = _kernel(columns, self.gamma, self.beta, rows.mean, rows.variance, self.spec.epsilon, False)
+        return self._columns.back((y,), x)
 
     def _plain(self, x: Tensor, n: int) -> Tensor:
         """What `_general` does for the common layer, in half its time for a small batch."""
-        parameters, found = self._parameters, self._place_for(n, 1)  # self.gamma would take three times as long
+        found, parameters = self._found, self._parameters  # self.gamma would take three times as long
+        if found is None or found.n != n:
+            found = self._place_for(n, 1)
         gamma, beta = parameters["gamma"], parameters["beta"]
         y = _kernel(x, gamma, beta, found.mean, found.variance, self.spec.epsilon, True)
         self._move(found)
@@ -156,25 +159,26 @@ class BatchNorm(nn.Module):
 
     def _general(self, x: Tensor) -> Tensor:
         spec, groups = self.spec, self._groups_of(x)
-        columns = self._columns.of(x, groups)
-        n = columns.numel() // (groups * self.channels)
-        found = self._place_for(n, groups)
-        if spec.renorm or n == 1:
-            found.look_at(columns)
+        pieces = self._columns.of(x, groups)
+        found = self._place_for(x.numel() // (groups * self.channels), groups)
+        if spec.renorm or found.n == 1:
+            found.look_at(pieces)
         affine = Affine(*self._cut().renormed(found, self.steps)) if spec.renorm else None
         if self._draws is not None:
             a_b = self._draw(self._draws)
             affine = a_b if affine is None else affine.then(a_b)
         gamma, beta = joined(affine, self._parameters["gamma"], self._parameters["beta"])
-        if groups > 1:
+        if groups > len(pieces):
             gamma, beta = _repeated(gamma, groups), _repeated(beta, groups)
-        if n == 1:
-            y = _beta_alone(columns, gamma, beta)
+        if found.n == 1:
+            done = [_beta_alone(piece, gamma, beta) for piece in pieces]
         else:
-            mean, variance = (None, None) if spec.renorm else (found.mean, found.variance)
-            y = _kernel(columns, gamma, beta, mean, variance, spec.epsilon, True)
+            done = [
+                _kernel(piece, gamma, beta, mean, variance, spec.epsilon, True)
+                for piece, (mean, variance) in zip(pieces, found.places(len(pieces)), strict=True)
+            ]
         self._move(found)
-        return self._columns.back(y, x, groups)
+        return self._columns.back(done, x, groups)
 
     def _groups_of(self, x: Tensor) -> int:
         size = self.spec.virtual_batch_size
@@ -191,7 +195,7 @@ class BatchNorm(nn.Module):
 
     def _place_for(self, n: int, groups: int) -> Found:
         found = self._found
-        if found is None or found.n != n or found.groups != groups or found.is_cuda:
+        if found is None or found.n != n or found.groups != groups:
             unbiased = bool(self.spec.fused)
             found = self._found = Found(self.averages, n, groups, unbiased=unbiased)
         return found
@@ -199,11 +203,12 @@ class BatchNorm(nn.Module):
     def _move(self, found: Found) -> None:
         """Let what was found into the averages, if it is finite."""
         if found.is_cuda:
-            # To ask the GPU would be to wait for it.
+            # To ask the GPU would be to wait for it. And its memory is not kept from one batch to the next: a NaN in it
+            # would stay.
             finite, before = found.both.isfinite().all(), self.averages.clone()
             self._cut().take(found)
             self.averages.copy_(torch.where(finite, self.averages, before))
-            self._skipped = self._skipped + ~finite
+            self._skipped, self._found = self._skipped + ~finite, None
         elif found.is_finite():
             self._cut().take(found)
         else:
@@ -247,14 +252,16 @@ def _kernel(
     training: bool,
 ) -> Tensor:
     """torch's own. In training its momentum of 1 writes what it finds over mean and variance, n/(n-1) v."""
-    cudnn = torch.backends.cudnn.enabled
+    cudnn = x.is_cuda and torch.backends.cudnn.enabled
     return torch.batch_norm(x, gamma, beta, mean, variance, training, 1.0, epsilon, cudnn)
 
 
 def _repeated(parameter: Tensor | None, groups: int) -> Tensor | None:
-    # `repeat` takes twice as long. contiguous: of one channel this is a view without a stride, and torch's kernel reads
-    # gamma as if it had one.
-    return None if parameter is None else parameter.expand(groups, -1).reshape(-1).contiguous()
+    if parameter is None:
+        return None
+    repeated = parameter.expand(groups, -1).reshape(-1)  # `repeat` takes twice as long
+    # Of one channel this is a view without a stride, and torch's kernel reads gamma as if it had one.
+    return repeated.contiguous() if parameter.numel() == 1 else repeated
 
 
 def _beta_alone(columns: Tensor, gamma: Tensor | None, beta: Tensor | None) -> Tensor:

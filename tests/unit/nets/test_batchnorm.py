@@ -13,6 +13,7 @@ from numpy.testing import assert_allclose
 from torch import Tensor, nn
 
 from gammabeta.nets.batchnorm import BatchNorm
+from gammabeta.nets.columns import LARGE
 from gammabeta.nets.corrections import TOGETHER
 from gammabeta.schemas.normalization import BatchNorm as Spec
 
@@ -29,6 +30,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "no beta": {"center": False},
     "neither": {"center": False, "scale": False},
 }
+FORMATS = (torch.contiguous_format, torch.channels_last)
 every_kind = pytest.mark.parametrize("arguments", KINDS.values(), ids=KINDS)
 
 
@@ -56,6 +58,26 @@ def test_memory_format_of_images_changes_nothing(arguments: dict[str, Any]) -> N
     x, one, other = images(4, 5, 6, 3), layer(5, 6, 3, **arguments), layer(5, 6, 3, **arguments)
     assert_allclose(one(x).detach(), other(x.contiguous()).detach(), **CLOSE)
     assert_allclose(one.averages, other.averages, rtol=2e-5)
+
+
+@pytest.mark.parametrize("renorm", [False, True])
+def test_large_ghosts_one_by_one_are_what_they_are_together(renorm: bool) -> None:
+    arguments = KINDS["renorm and ghost" if renorm else "ghost"]
+    x = torch.randn(8, 8, 32, 64, generator=torch.Generator().manual_seed(0)) * 2 + 1
+    assert x.numel() // 4 >= LARGE
+    one, other = layer(32, 64, 8, **arguments), layer(32, 64, 8, **arguments)
+    rows, columns = (x.clone(memory_format=each).requires_grad_() for each in FORMATS)
+    for norm, given in ((one, rows), (other, columns)):
+        (norm(given) ** 3).sum().backward()
+    assert rows.grad is not None
+    assert columns.grad is not None
+    assert_allclose(rows.grad, columns.grad, rtol=1e-3, atol=1e-4)
+    assert_allclose(one.averages, other.averages, rtol=2e-5, atol=1e-6)
+    for name, parameter in one.named_parameters():
+        expected = other.get_parameter(name).grad
+        assert parameter.grad is not None
+        assert expected is not None
+        assert_allclose(parameter.grad, expected, atol=1e-4 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("arguments", [KINDS["plain"], KINDS["ghost"]], ids=["plain", "ghost"])
