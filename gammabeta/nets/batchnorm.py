@@ -203,16 +203,17 @@ class BatchNorm(nn.Module):
     def _move(self, found: Found) -> None:
         """Let what was found into the averages, if it is finite."""
         if found.is_cuda:
-            # To ask the GPU would be to wait for it. And its memory is not kept from one batch to the next: a NaN in it
-            # would stay.
+            # To ask the GPU would be to wait for it.
             finite, before = found.both.isfinite().all(), self.averages.clone()
             self._cut().take(found)
             self.averages.copy_(torch.where(finite, self.averages, before))
-            self._skipped, self._found = self._skipped + ~finite, None
+            self._skipped = self._skipped + ~finite
+            found.both.zero_()  # a NaN would stay: the kernel adds 0 times what was there
         elif found.is_finite():
             self._cut().take(found)
         else:
-            self._skipped, self._found = self._skipped + 1, None
+            self._skipped += 1
+            found.both.zero_()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BatchNorm:
         """`.half()` and the like cast nothing here: in float16 a variance above 65,504 would become infinite."""

@@ -70,7 +70,7 @@ def _norm_of(preset: Preset, index: int) -> tuple[BatchNorm | None, bool]:
 
 
 def _makes_bias_redundant(norm: BatchNorm | None, *, before: bool) -> bool:
-    return norm is not None and before and norm.center
+    return norm is not None and before and norm.center and norm.trainable
 
 
 def _activated(preset: Preset, norm: BatchNorm | None, *, before: bool) -> Iterator[AnyLayer]:

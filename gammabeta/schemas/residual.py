@@ -116,7 +116,7 @@ class Writer:
             kernel_size=kernel,
             strides=stride,
             padding="same",
-            use_bias=self.norm is None or not self.norm.center,
+            use_bias=self.norm is None or not (self.norm.center and self.norm.trainable),
             kernel_initializer=self.preset.kernel_initializer,
             kernel_regularizer=self.preset.kernel_regularizer,
         )

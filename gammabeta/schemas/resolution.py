@@ -249,7 +249,7 @@ def dry_run(resolved: Resolved, manifest: DatasetManifest) -> DryRun:
         request=resolved.request,
         layers=tuple(_row(layer, training.batch_size) for layer in plan.layers),
         parameters=plan.parameters,
-        memory_bytes=memory_bytes(plan, training),
+        memory_bytes=memory_bytes(plan, training, largest_batch(training, plan, run.rows)),
         steps=run.steps,
         messages=tuple(remarks(run)),
     )
@@ -289,8 +289,15 @@ def _norm_details(norm: BatchNorm, shape: Shape, batch_size: int) -> dict[str, A
     }
 
 
-def memory_bytes(plan: NetworkPlan, training: TrainingSpec) -> int:
-    """Bytes: parameters, gradients and optimizer slots in float32, and each activation once forward and once back."""
+def largest_batch(training: TrainingSpec, plan: NetworkPlan, rows: int) -> int:
+    """Rows of the largest batch of an epoch of so many: a merged last one may have almost twice the batch size."""
+    batching = batching_of(training, plan)
+    return max(batching.size, batching.last_rows(rows))
+
+
+def memory_bytes(plan: NetworkPlan, training: TrainingSpec, batch: int) -> int:
+    """Bytes: parameters, gradients and optimizer slots in float32, and each activation of `batch` rows once forward and
+    once back."""
     match training.optimizer:
         case Adam() | AdamW():
             slots = 2
@@ -298,4 +305,4 @@ def memory_bytes(plan: NetworkPlan, training: TrainingSpec) -> int:
             slots = 1 + int(rmsprop.momentum > 0)
         case SGD() as sgd:
             slots = int(sgd.momentum > 0)
-    return 4 * (plan.parameters * (2 + slots) + 2 * plan.activations * training.batch_size)
+    return 4 * (plan.parameters * (2 + slots) + 2 * plan.activations * batch)
