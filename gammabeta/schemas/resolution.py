@@ -249,7 +249,7 @@ def dry_run(resolved: Resolved, manifest: DatasetManifest) -> DryRun:
         request=resolved.request,
         layers=tuple(_row(layer, training.batch_size) for layer in plan.layers),
         parameters=plan.parameters,
-        memory_bytes=memory_bytes(plan, training, largest_batch(training, plan, run.rows)),
+        memory_bytes=memory_bytes(plan, training, manifest),
         steps=run.steps,
         messages=tuple(remarks(run)),
     )
@@ -289,15 +289,11 @@ def _norm_details(norm: BatchNorm, shape: Shape, batch_size: int) -> dict[str, A
     }
 
 
-def largest_batch(training: TrainingSpec, plan: NetworkPlan, rows: int) -> int:
-    """Rows of the largest batch of an epoch of so many: a merged last one may have almost twice the batch size."""
+def memory_bytes(plan: NetworkPlan, training: TrainingSpec, manifest: DatasetManifest) -> int:
+    """Bytes: parameters, gradients and optimizer slots in float32, and each activation of the largest batch once forward
+    and once back. A merged last batch may have almost twice the batch size."""
     batching = batching_of(training, plan)
-    return max(batching.size, batching.last_rows(rows))
-
-
-def memory_bytes(plan: NetworkPlan, training: TrainingSpec, batch: int) -> int:
-    """Bytes: parameters, gradients and optimizer slots in float32, and each activation of `batch` rows once forward and
-    once back."""
+    batch = max(batching.size, batching.last_rows(rows_trained(training, manifest)))
     match training.optimizer:
         case Adam() | AdamW():
             slots = 2

@@ -205,7 +205,7 @@ def _dry_run(context: Context, request: TrainRequest) -> DryRun:
 def _resolved(context: Context, request: TrainRequest, row: DatasetRow, manifest: DatasetManifest) -> Resolved:
     """The request that can run, if a worker's memory may be taken to hold it."""
     resolved, limit = resolve(request, dataset_id=row.id, manifest=manifest), context.settings.max_job_memory_bytes
-    needed = memory_bytes(resolved.plan, request.training)
+    needed = memory_bytes(resolved.plan, request.training, manifest)
     if needed > limit:
         message = (
             f"must need at most {limit / 1e9:,.0f} GB to train, as estimated. Write a smaller batch_size or network, "
