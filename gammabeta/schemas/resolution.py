@@ -290,8 +290,8 @@ def _norm_details(norm: BatchNorm, shape: Shape, batch_size: int) -> dict[str, A
 
 
 def memory_bytes(plan: NetworkPlan, training: TrainingSpec, manifest: DatasetManifest) -> int:
-    """Bytes: parameters, gradients and optimizer slots in float32, and each activation of the largest batch once forward
-    and once back. A merged last batch may have almost twice the batch size."""
+    """Bytes: parameters, gradients and optimizer slots in float32, and each activation of the largest batch once
+    forward and once back. A merged last batch may have almost twice the batch size."""
     batching = batching_of(training, plan)
     batch = max(batching.size, batching.last_rows(rows_trained(training, manifest)))
     match training.optimizer:
