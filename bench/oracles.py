@@ -35,7 +35,7 @@ from gammabeta.schemas.preprocessing import FittedArray
 from gammabeta.schemas.training import Optimizer
 from worker.optimizers import optimizer_for
 
-REFERENCE = Path(__file__).with_name("oracles_keras.py")
+REFERENCE = Path(__file__).with_name("reference") / "keras_layers.py"
 PINNED = {"keras": "3.15.1", "tensorflow-cpu": "2.21.0", "tf_keras": "2.21.0"}
 TITLES = {"keras1": "Keras 2, v1 layer", "keras2": "Keras 2", "keras3": "Keras 3"}
 RELATIVE, ABSOLUTE = 2e-5, 3e-6

@@ -41,7 +41,7 @@ NETWORK: dict[str, Any] = {
         {"type": "activation", "function": "softmax"},
     ]
 }
-KERAS_FIT = Path(__file__).with_name("keras_fit.py")
+KERAS_FIT = Path(__file__).with_name("reference") / "keras_fit.py"
 
 
 def main() -> None:

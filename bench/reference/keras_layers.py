@@ -1,6 +1,6 @@
 """The reference side of `bench.oracles`, run in an interpreter that has keras, tf_keras and tensorflow, and not us.
 
-    python oracles_keras.py FOLDER          reads cases.json and given.npz there, writes answers.npz
+    python keras_layers.py FOLDER          reads cases.json and given.npz there, writes answers.npz
 
 A case is run by each reference it names: `keras3`, or tf_keras as `keras2` (its v2 layer) or `keras1` (its v1 layer).
 """
