@@ -43,7 +43,8 @@ def settle(name: str, *, threads: int, seed: int) -> torch.device:
     device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise RuntimeError(f"the worker gave this job {name}, and torch finds no GPU. Look at its driver.")
-    torch.backends.cudnn.allow_tf32 = False  # float32 is what was asked for, and what predictions are made in
+    # float32 is what was asked for, and what predictions are made in; a variable of the environment may say otherwise
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     return device

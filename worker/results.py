@@ -39,6 +39,7 @@ class StateLayer(BaseModel):
     momentum: float
     updates: int
     skipped: int = 0
+    single: int = 0
 
 
 class Result(BaseModel):
@@ -89,6 +90,7 @@ def state_layers(state: BatchNormState) -> tuple[StateLayer, ...]:
             momentum=each.momentum,
             updates=each.updates,
             skipped=each.skipped,
+            single=each.single,
         )
         for each in state.layers
     )
@@ -118,4 +120,5 @@ def _layer(position: int, layer: StateLayer, arrays: Mapping[str, Array]) -> Lay
         moving_variance=variance,
         updates=layer.updates,
         skipped=layer.skipped,
+        single=layer.single,
     )

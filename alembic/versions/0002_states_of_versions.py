@@ -69,7 +69,7 @@ def _counts() -> dict[str, list[dict[str, int]]]:
     counts: defaultdict[str, list[dict[str, int]]] = defaultdict(list)
     rows = op.get_bind().execute(sa.select(LAYERS).order_by(LAYERS.c.digest, LAYERS.c.position))
     for digest, _, updates in rows:
-        counts[digest].append({"updates": updates, "skipped": 0})
+        counts[digest].append({"updates": updates, "skipped": 0, "single": 0})
     return counts
 
 

@@ -321,6 +321,8 @@ def _layer(layer: StoredLayer, every_channel: bool) -> Iterable[RenderableType]:
     yield Text(f"moving variance: {layer.variance_estimator}{changed and f'; {changed}'}", style="dim")
     if layer.skipped:
         yield Text(f"{layer.skipped:,} batches were not finite, and moved nothing.", style="yellow")
+    if layer.single:
+        yield Text(f"{layer.single:,} batches had one value per channel: the variance stayed.", style="yellow")
     if layer.initial_weight > COLD and layer.arguments["trainable"]:
         share = f"{layer.initial_weight:.0%} of the moving statistics is still their initial value."
         yield Text(f"{share} Train longer, or with a smaller momentum.", style="yellow")

@@ -84,6 +84,7 @@ def _layer(layer: BatchNormLayer) -> StoredLayer:
         moving_variance=_float32(layer.moving_variance),
         updates=layer.updates,
         skipped=layer.skipped,
+        single=layer.single,
         fused_effective=layer.fused_effective,
         variance_estimator=layer.variance_estimator,
         arguments=layer.arguments,

@@ -98,7 +98,7 @@ class Averages:
     """The rows of `tensor` [.., C], and how a batch moves them."""
 
     def __init__(self, tensor: Tensor, spec: BatchNormSpec) -> None:
-        self.tensor = tensor
+        self.tensor, self.place = tensor, tensor.data_ptr()
         self.by_name = dict(zip(rows_of(spec), tensor.unbind(0), strict=True))
         self.mean, self.variance = self.by_name["moving_mean"], self.by_name["moving_variance"]
         self._spec, self._old, self._new = spec, spec.momentum, 1.0 - spec.momentum

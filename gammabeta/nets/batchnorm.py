@@ -64,6 +64,8 @@ class BatchNorm(nn.Module):
         self.channels, self.parameter_shape = channels_of(spec, shape), parameter_shape(spec, shape)
         self.steps = 0
         """Training batches seen: a number of Python's, since a tensor would cost an addition for each batch."""
+        self.single = 0
+        """Those with one value a channel."""
         self._skipped: int | Tensor = 0
         self._columns = Columns(spec.axes, shape)
         name, adjustment = spec.name or "", spec.adjustment
@@ -104,7 +106,7 @@ class BatchNorm(nn.Module):
     def _cut(self) -> Averages:
         """The rows of `averages`, cut again where the buffer has become another (on a GPU, say)."""
         averages, rows = self._buffers["averages"], self._rows
-        if rows is None or rows.tensor is not averages:
+        if rows is None or rows.tensor is not averages or rows.place != averages.data_ptr():
             rows = self._rows = Averages(self.averages, self.spec)
         return rows
 
@@ -115,12 +117,12 @@ class BatchNorm(nn.Module):
 
     @property
     def updates(self) -> int:
-        """Training batches that moved the statistics."""
-        return self.steps - self.skipped
+        """Training batches that moved all the statistics."""
+        return self.steps - self.skipped - self.single
 
-    def restore(self, *, updates: int, skipped: int) -> None:
+    def restore(self, *, updates: int, skipped: int, single: int) -> None:
         """Go on from the counts of another layer like this; schedules and draws hang on their sum."""
-        self.steps, self._skipped = updates + skipped, skipped
+        self.steps, self._skipped, self.single = updates + skipped + single, skipped, single
 
     def train(self, mode: bool = True) -> BatchNorm:
         """A layer with `trainable` off stays in prediction mode, whatever its network is told."""
@@ -165,7 +167,7 @@ class BatchNorm(nn.Module):
             found.look_at(pieces)
         affine = Affine(*self._cut().renormed(found, self.steps)) if spec.renorm else None
         if self._draws is not None:
-            a_b = self._draw(self._draws)
+            a_b = self._draws.at(self.steps, self.averages)
             affine = a_b if affine is None else affine.then(a_b)
         gamma, beta = joined(affine, self._parameters["gamma"], self._parameters["beta"])
         if groups > len(pieces):
@@ -190,9 +192,6 @@ class BatchNorm(nn.Module):
             )
         return len(x) // size
 
-    def _draw(self, draws: Draws) -> Affine:
-        return Affine(*self.averages.new_tensor(draws.at(self.steps)).unbind(0))
-
     def _place_for(self, n: int, groups: int) -> Found:
         found = self._found
         if found is None or found.n != n or found.groups != groups:
@@ -202,17 +201,18 @@ class BatchNorm(nn.Module):
 
     def _move(self, found: Found) -> None:
         """Let what was found into the averages, if it is finite."""
+        self.single += found.n == 1
         if found.is_cuda:
             # To ask the GPU would be to wait for it.
             finite, before = found.both.isfinite().all(), self.averages.clone()
             self._cut().take(found)
             self.averages.copy_(torch.where(finite, self.averages, before))
-            self._skipped = self._skipped + ~finite
+            self._skipped = self._skipped + (~finite & (found.n > 1))
             found.both.zero_()  # a NaN would stay: the kernel adds 0 times what was there
         elif found.is_finite():
             self._cut().take(found)
         else:
-            self._skipped += 1
+            self._skipped = self._skipped + (found.n > 1)
             found.both.zero_()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BatchNorm:
@@ -222,7 +222,7 @@ class BatchNorm(nn.Module):
             moved = fn(tensor)
             return tensor.to(moved.device) if moved.dtype in (torch.float16, torch.bfloat16) else moved
 
-        self._found = None
+        self._rows = self._found = None
         super()._apply(without_loss, recurse)  # type: ignore[no-untyped-call]
         return self
 
@@ -231,12 +231,12 @@ class BatchNorm(nn.Module):
         return self.__dict__ | {"_rows": None, "_found": None}
 
     def get_extra_state(self) -> Tensor:
-        """`updates` and `skipped`, so that a `state_dict` has them too."""
-        return torch.tensor([self.updates, self.skipped], dtype=torch.int64)
+        """`updates`, `skipped` and `single`, so that a `state_dict` has them too."""
+        return torch.tensor([self.updates, self.skipped, self.single], dtype=torch.int64)
 
     def set_extra_state(self, state: Tensor) -> None:
-        updates, skipped = state.tolist()
-        self.restore(updates=updates, skipped=skipped)
+        updates, skipped, single = state.tolist()
+        self.restore(updates=updates, skipped=skipped, single=single)
 
     def extra_repr(self) -> str:
         s = self.spec

@@ -37,6 +37,9 @@ Array: TypeAlias = NDArray[Any]
 TOGETHER = 64
 """Steps whose numbers are drawn at once, since to set up a generator takes as long as to draw thousands."""
 
+MOST_NUMBERS = 1 << 18
+"""Of a channel's two, at once: fewer steps where there are many channels."""
+
 Values = TypeVar("Values", Tensor, Array)
 
 
@@ -79,29 +82,30 @@ class Draws:
     """
 
     def __init__(self, adjustment: Adjustment, channels: int, *, seed: int, layer: str) -> None:
-        self._adjustment, self._shape = adjustment, (TOGETHER, 2, channels)
+        self._adjustment, self._channels = adjustment, channels
+        self._together = max(1, min(TOGETHER, MOST_NUMBERS // channels))
         chosen = seed if isinstance(adjustment, ConstantAdjustment) or adjustment.seed is None else adjustment.seed
         self._key = int.from_bytes(hashlib.sha256(f"{chosen}/{layer}".encode()).digest()[:16], "little")
-        self._number, self._block = -1, np.empty(0)
+        self._number, self._block = -1, torch.empty(0)
 
-    def at(self, step: int) -> Array:
-        """[2, C]: a and b."""
-        number, place = divmod(step, TOGETHER)
-        if number != self._number:
-            self._number, self._block = number, self._drawn(number)
-        row: Array = self._block[place]
-        return row
+    def at(self, step: int, like: Tensor) -> Affine:
+        """a and b [C] of a step, on the device of `like` and in its dtype."""
+        number, place = divmod(step, self._together)
+        if isinstance(self._adjustment, ConstantAdjustment):
+            number, place = 0, 0
+        if number != self._number or self._block.device != like.device or self._block.dtype != like.dtype:
+            self._number, self._block = number, like.new_tensor(self._drawn(self._adjustment, number))
+        return Affine(*self._block[place].unbind(0))
 
-    def _drawn(self, number: int) -> Array:
-        of = self._adjustment
+    def _drawn(self, of: Adjustment, number: int) -> Array:
+        """[steps, 2, C]: those of block `number`."""
         if isinstance(of, ConstantAdjustment):
-            rows = [np.broadcast_to(each, self._shape[2:]) for each in (of.scale, of.bias)]
-            return np.broadcast_to(np.stack(rows), self._shape)
+            return np.stack([np.broadcast_to(each, (1, self._channels)) for each in (of.scale, of.bias)], axis=1)
         # A generator that counts: the numbers of a block are there without those of the blocks before it.
         draws = np.random.Generator(np.random.Philox(key=self._key, counter=number << 64))
-        size = (TOGETHER, self._shape[2] if of.per == "feature" else 1)
+        size = (self._together, self._channels if of.per == "feature" else 1)
         if isinstance(of, UniformAdjustment):
             drawn = [draws.uniform(*each, size=size) for each in (of.scale, of.bias)]
         else:
             drawn = [draws.normal(each.mean, each.std, size=size) for each in (of.scale, of.bias)]
-        return np.broadcast_to(np.stack(drawn, axis=1), self._shape)
+        return np.broadcast_to(np.stack(drawn, axis=1), (self._together, 2, self._channels))

@@ -50,7 +50,7 @@ def load(network: Network, weights: Mapping[str, Tensor], state: BatchNormState)
         for layer, stored in zip(layers, state.layers, strict=True):
             for key in _arrays(layer):
                 getattr(layer, key).copy_(torch.from_numpy(np.array(getattr(stored, key))))
-            layer.restore(updates=stored.updates, skipped=stored.skipped)
+            layer.restore(updates=stored.updates, skipped=stored.skipped, single=stored.single)
 
 
 def joined(weights: Mapping[str, Tensor], state: BatchNormState) -> dict[str, NDArray[Any]]:
@@ -99,6 +99,7 @@ def _layer_state(layer: BatchNorm) -> LayerState:
         momentum=spec.momentum,
         updates=layer.updates,
         skipped=layer.skipped,
+        single=layer.single,
         **arrays,
     )
 

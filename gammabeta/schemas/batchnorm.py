@@ -36,6 +36,8 @@ class LayerState:
     """How many training batches moved the statistics."""
     skipped: int = 0
     """How many did not, since their mean or variance was not finite."""
+    single: int = 0
+    """How many had one value a channel: those moved the mean, and no variance."""
 
     @property
     def channels(self) -> int:

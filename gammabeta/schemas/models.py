@@ -88,6 +88,8 @@ class BatchNormLayer(Answer):
     """Training batches that moved the statistics."""
     skipped: int
     """Training batches whose statistics were not finite, and moved nothing."""
+    single: int
+    """Training batches of one value per channel, which moved the mean and not the variance."""
     initial_weight: float
     """momentum ** updates: how much of the moving statistics is still their initial value."""
     gamma: list[float] | None

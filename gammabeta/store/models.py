@@ -231,6 +231,7 @@ def _layer_schema(layer: LayerState, spec: BatchNorm) -> BatchNormLayer:
         variance_estimator=spec.variance_estimator,
         updates=layer.updates,
         skipped=layer.skipped,
+        single=layer.single,
         initial_weight=layer.initial_weight,
         gamma=None if layer.gamma is None else layer.gamma.tolist(),
         beta=None if layer.beta is None else layer.beta.tolist(),

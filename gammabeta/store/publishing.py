@@ -141,7 +141,7 @@ def _next_version(session: Session, project_id: str, name: str) -> tuple[str, in
 
 def _counts(state: BatchNormState) -> list[dict[str, int]]:
     """What this training did to each layer. Another one may have come to the same state by another way."""
-    return [{"updates": layer.updates, "skipped": layer.skipped} for layer in state.layers]
+    return [{key: getattr(layer, key) for key in ("updates", "skipped", "single")} for layer in state.layers]
 
 
 def _store_state(session: Session, state: BatchNormState) -> None:

@@ -296,7 +296,7 @@ class LayerRow(Table):
 
 class VersionRow(Table):
     """A trained network: weights by hash, batch-norm state by digest. It never changes. `batchnorm_counts` has
-    `{"updates": …, "skipped": …}` of each batch-norm layer, by position."""
+    `{"updates": …, "skipped": …, "single": …}` of each batch-norm layer, by position."""
 
     __tablename__ = "versions"
     __table_args__ = (CheckConstraint("number >= 1", name="number"),)

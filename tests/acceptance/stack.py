@@ -114,7 +114,12 @@ def alive(pid: int) -> bool:
 def running(home: Path, **settings: str) -> Iterator[Stack]:
     """`gammabeta up` on a free port, until the block ends."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("GAMMABETA_")}
-    environment = inherited | {"GAMMABETA_HOME": str(home), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    environment = inherited | {
+        "GAMMABETA_HOME": str(home),
+        "GAMMABETA_DEVICES": "cpu",  # some tests compare two trainings bit by bit
+        "OMP_NUM_THREADS": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
     log = home.with_suffix(".log")
     with log.open("w") as output:
         process = subprocess.Popen(

@@ -147,7 +147,7 @@ REFUSED_JOBS: list[tuple[str, dict[str, Any], str]] = [
     ("momentum", network({"type": "batch_norm", "momentum": 1.01}), "network.layers[0].momentum"),
     ("epsilon", network({"type": "batch_norm", "epsilon": 0}), "network.layers[0].epsilon"),
     ("batch larger than the data", {"training": {"batch_size": 61}}, "training.batch_size"),
-    ("not supported yet", network({"type": "batch_norm", "renorm": True}), "network.layers[0].renorm"),
+    ("not supported yet", {"training": {"recalibrate": True}}, "training.recalibrate"),
 ]
 
 

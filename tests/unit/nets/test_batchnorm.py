@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from gammabeta.nets.batchnorm import BatchNorm
 from gammabeta.nets.columns import LARGE
-from gammabeta.nets.corrections import TOGETHER
+from gammabeta.nets.corrections import MOST_NUMBERS, TOGETHER, Draws
+from gammabeta.schemas.adjustments import UniformAdjustment
 from gammabeta.schemas.normalization import BatchNorm as Spec
 
 X = torch.tensor([[1.0, 10], [2, 8], [3, 6], [4, 4], [5, 2], [9, 0]])
@@ -119,7 +120,7 @@ def test_batch_of_one_value_gives_beta_and_moves_no_variance(shape: tuple[int, .
     assert norm.gamma is not None
     assert norm.gamma.grad is not None
     assert torch.count_nonzero(norm.gamma.grad) == 0
-    assert norm.updates == 1
+    assert (norm.steps, norm.updates, norm.single) == (1, 0, 1)
 
 
 def test_renorm_moves_one_value_by_d() -> None:
@@ -246,7 +247,7 @@ def test_state_dict_has_all_that_training_needs(arguments: dict[str, Any]) -> No
     norm(X)
     norm(torch.full_like(X, float("nan")))
     other.load_state_dict(norm.state_dict())
-    assert (other.updates, other.skipped) == (1, 1)
+    assert (other.updates, other.skipped, other.single) == (1, 1, 0)
     assert torch.equal(other(X), norm(X))
     assert torch.equal(other.averages, norm.averages)
 
@@ -269,6 +270,30 @@ def test_copy_and_loaded_buffers_move_their_own_averages(arguments: dict[str, An
     assert torch.equal(other.moving_variance, twin.moving_variance)
 
 
+@pytest.mark.parametrize("shared", [False, True])
+@every_kind
+def test_memory_that_moves_under_a_tensor_is_followed(arguments: dict[str, Any], shared: bool) -> None:
+    norm, other = layer(**arguments), layer(**arguments)
+    for each in (norm, other):
+        each(X)
+    if shared:
+        norm.share_memory()
+    else:
+        norm.averages.data = norm.averages.detach().clone()
+    for each in (norm, other):
+        each(X)
+    assert torch.equal(norm.averages, other.averages)
+    assert torch.equal(norm.eval()(X), other.eval()(X))
+
+
+def test_adjustment_of_very_many_channels_draws_few_steps_at_once() -> None:
+    channels = MOST_NUMBERS // 2
+    draws = Draws(UniformAdjustment(bias=(-1, 1)), channels, seed=0, layer="a")
+    steps = [draws.at(step, torch.empty(0)) for step in range(3)]
+    assert len({float(each.offset[0]) for each in steps}) == 3
+    assert len(draws._block) == 2
+
+
 def test_batch_size_may_change_from_step_to_step() -> None:
     norm, one_by_one = layer(), []
     for rows in (6, 4, 6, 2):
@@ -284,7 +309,7 @@ def test_draws_hang_on_seed_layer_and_step_alone() -> None:
     first, again, other_seed = layer(**arguments), layer(**arguments), layer(seed=1, **arguments)
     other_name = layer(name="second", **arguments)
     drawn = [first(X) for _ in range(TOGETHER + 3)]
-    again.restore(updates=TOGETHER, skipped=1)
+    again.restore(updates=TOGETHER - 2, skipped=1, single=2)
     assert torch.equal(again(X), drawn[TOGETHER + 1])
     assert len({tuple(y.flatten().tolist()) for y in drawn}) == len(drawn)
     assert not torch.equal(other_seed(X), drawn[0])

@@ -71,7 +71,7 @@ def test_batch_that_is_not_finite_is_skipped_and_counted(arguments: dict[str, An
     assert (twin.updates, twin.skipped) == (2, 1)
 
 
-@pytest.mark.parametrize("name", ["plain", "ghost", "renorm", "two axes"])
+@pytest.mark.parametrize("name", ["plain", "ghost", "renorm", "adjustment", "two axes"])
 def test_training_step_does_not_wait_for_the_gpu(name: str) -> None:
     _, twin = pair(KINDS[name])
     x = batch(0).cuda()
