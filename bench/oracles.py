@@ -19,12 +19,13 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from pydantic import TypeAdapter
 
-from bench.oracle_cases import CASES, Array, Arrays, Case, drawn
+from bench.oracle_cases import CASES, Array, Arrays, Case, Wrong, drawn
 from gammabeta.nets.batchnorm import BatchNorm
 from gammabeta.nets.build import build_network
 from gammabeta.nets.penalties import penalty_of
@@ -127,7 +128,7 @@ def checked(case: Case, answers: dict[str, Arrays]) -> Iterator[Check]:
     for reference, theirs in answers.items():
         yield _compared(case, reference, ours, theirs)
         if case.wrong is not None:
-            yield _told_apart(case, reference, theirs)
+            yield _told_apart(case, case.wrong, reference, theirs)
 
 
 def answered(case: Case, *, contiguous: bool = False) -> Arrays:
@@ -151,9 +152,7 @@ class Ours:
         layers = [{"type": "batch_norm", **case.arguments}, {"type": "flatten"}]
         plan = plan_network(LayersNetwork.model_validate({"layers": layers}), input_shape=case.shape, outputs=None)
         self.network = build_network(plan, FittedArray(shape=case.shape), task="number")
-        layer = self.network.layers[0]
-        assert isinstance(layer, BatchNorm)
-        self.layer = layer
+        self.layer = cast(BatchNorm, self.network.layers[0])
         for key, value in self._tensors().items():
             if key in given:
                 value.data.copy_(torch.from_numpy(given[key]))
@@ -208,15 +207,14 @@ def _compared(case: Case, reference: str, ours: Arrays, theirs: Arrays) -> Check
     return Check(case=case.name, reference=reference, difference=largest, held=not failed, verdict=verdict)
 
 
-def _told_apart(case: Case, reference: str, theirs: Arrays) -> Check:
-    assert case.wrong is not None
-    other = replace(case, arguments={**case.arguments, **case.wrong.arguments})
-    key = case.wrong.of
-    ours = answered(other, contiguous=case.wrong.contiguous)[key]
+def _told_apart(case: Case, wrong: Wrong, reference: str, theirs: Arrays) -> Check:
+    other = replace(case, arguments={**case.arguments, **wrong.arguments})
+    key = wrong.of
+    ours = answered(other, contiguous=wrong.contiguous)[key]
     difference = _difference(ours, theirs[key])
     held = np.isfinite(difference) and not _agree(ours, theirs[key])
     return Check(
-        case=f"{case.name}: {case.wrong.name} is wrong",
+        case=f"{case.name}: {wrong.name} is wrong",
         reference=reference,
         difference=difference,
         held=bool(held),

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from gammabeta.nets import state as states
-from worker import folders, messages, results
+from worker import conclusions, folders, messages, results
 from worker.failures import TrainingFailed
 from worker.link import Link
-from worker.reporting import cold_statistics, skipped_batches
 from worker.run import Run
 
 
@@ -24,14 +23,8 @@ def write(run: Run, metrics: dict[str, dict[str, Any]], link: Link) -> Path:
     """
     weights, state = states.weights_of(run.network), states.state_of(run.network)
     _check_weights(weights)
-    problem = state.problem()
-    if problem is not None:
-        raise TrainingFailed(
-            "bad_statistics",
-            f"The batch-norm state must be finite, and no variance negative: {problem}. Write a smaller learning_rate, "
-            "and look for very large values in the data.",
-        )
-    warnings = skipped_batches(run, state) + cold_statistics(run.plan, state)
+    conclusions.check(run, state)
+    warnings = conclusions.warnings(run, state)
     for warning in warnings:
         link.send(messages.Warned(code=warning.code, message=warning.message))
     result = results.Result(

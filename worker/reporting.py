@@ -8,14 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from time import perf_counter
+from typing import Any
 
 import torch
 
-from gammabeta.schemas.batchnorm import BatchNormState, LayerState
-from gammabeta.schemas.jobs import JobWarning
-from gammabeta.schemas.normalization import BatchNorm
-from gammabeta.schemas.plans import NetworkPlan
-from gammabeta.schemas.remarks import COLD
 from worker import messages
 from worker.link import Link
 from worker.run import Run
@@ -32,7 +28,6 @@ class Reporter:
         self._link, self._run = link, run
         self._began, self._first_step, self._row_step = perf_counter(), run.step, run.step
         self._due = 0.0
-        self._told_of_skipped = run.tally.sums.skipped > 0
         self._restart_clock()
 
     def report_if_due(self) -> float:
@@ -71,9 +66,12 @@ class Reporter:
         if run.penalty is not None:
             with torch.no_grad():
                 metrics["penalty"] = float(run.penalty())
-        if run.tally.sums.skipped:
-            metrics["skipped_batches"] = run.tally.sums.skipped
-            self._tell_of_skipped()
+        by_layer = {norm.spec.name: norm.skipped for norm in run.norms}  # a GPU is waited for, as the tally just did
+        skipped = max((run.tally.sums.skipped, *by_layer.values()))
+        if skipped:
+            if "skipped_batches" not in run.newest:
+                self._tell_of_skipped([name for name, count in by_layer.items() if count])
+            run.newest["skipped_batches"] = metrics["skipped_batches"] = skipped
         if run.grad_norm is not None:
             metrics["grad_norm"] = float(run.grad_norm)
         samples, seconds = run.samples - self._clock_samples, perf_counter() - self._clock
@@ -81,12 +79,14 @@ class Reporter:
             metrics["samples_per_second"] = samples / seconds
         return metrics
 
-    def _tell_of_skipped(self) -> None:
-        """Of the first batch alone; how many it is in all is a metric, and a warning at the end."""
+    def _tell_of_skipped(self, layers: list[str | None]) -> None:
+        """Of the first alone; how many it is in all is a metric, and a warning at the end. At which step batch norms
+        skipped one is not written down: it was by now."""
         first = self._run.tally.first_skipped
-        if first is not None and not self._told_of_skipped:
-            self._link.send(messages.Event(name="batch_skipped", data={"step": first.step, "loss": str(first.loss)}))
-            self._told_of_skipped = True
+        data: dict[str, Any] = {"step": self._run.step, "layers": layers}
+        if first is not None:
+            data |= {"step": first.step, "loss": str(first.loss)}
+        self._link.send(messages.Event(name="batch_skipped", data=data))
 
     def _restart_clock(self) -> None:
         # after a validation too, so that the speed is that of the steps alone
@@ -119,39 +119,3 @@ class Reporter:
     def _eta(self) -> float | None:
         done = self._run.step - self._first_step
         return (perf_counter() - self._began) / done * (self._run.steps - self._run.step) if done else None
-
-
-def skipped_batches(run: Run, state: BatchNormState) -> tuple[JobWarning, ...]:
-    """A warning if there were any; a batch may also be skipped by batch-norm layers alone, which then did not move."""
-    skipped = max(run.tally.sums.skipped, *(layer.skipped for layer in state.layers), 0)
-    if not skipped:
-        return ()
-    return (
-        JobWarning(
-            code="batches_skipped",
-            message=f"{skipped:,} of {run.step:,} batches were skipped, by the training or by a batch norm: their "
-            "loss, or their mean or variance, was not finite. Look for very large values in the data, or write a "
-            "smaller learning_rate.",
-        ),
-    )
-
-
-def cold_statistics(plan: NetworkPlan, state: BatchNormState) -> tuple[JobWarning, ...]:
-    """A warning of the batch-norm layers whose moving statistics still are to a good part their initial values; those
-    that are alike share one."""
-    trained = {spec.name for layer in plan.layers if isinstance(spec := layer.spec, BatchNorm) and spec.trainable}
-    alike: dict[tuple[float, int], list[LayerState]] = {}
-    for layer in state.layers:
-        if layer.name in trained and layer.initial_weight > COLD:
-            alike.setdefault((layer.momentum, layer.updates), []).append(layer)
-    return tuple(_cold(layers) for layers in alike.values())
-
-
-def _cold(layers: list[LayerState]) -> JobWarning:
-    first, names = layers[0], ", ".join(f"'{layer.name}'" for layer in layers)
-    return JobWarning(
-        code="moving_statistics_cold",
-        message=f"{first.initial_weight:.0%} of the moving statistics of {names} are still their initial values "
-        f"(momentum {first.momentum:g} after {first.updates} updates), and predictions use them. Train for more steps, "
-        f"or write a momentum of at most {COLD ** (1 / max(1, first.updates)):.3g}.",
-    )

@@ -10,6 +10,7 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
+from gammabeta.nets.batchnorm import BatchNorm
 from gammabeta.nets.build import Network, build_network
 from gammabeta.nets.penalties import penalty_of
 from gammabeta.nets.preprocessing import fit
@@ -62,6 +63,11 @@ class Run:
     """Of the last gradient, before it was clipped."""
     newest: dict[str, float] = field(default_factory=dict)
     """The newest value of each metric."""
+
+    @property
+    def norms(self) -> list[BatchNorm]:
+        """The batch norms that are trained."""
+        return [each for each in self.network.layers if isinstance(each, BatchNorm) and each.spec.trainable]
 
     @property
     def samples(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,13 @@ from gammabeta.client.client import Client
 from gammabeta.client.waiting import JobHandle
 from gammabeta.errors import MalformedRequest
 from gammabeta.schemas.jobs import Event
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's numbers, which are JSON's: PyYAML takes 1e-3 for text, as it has no point."""
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), list("-+0123456789"))
 
 app = typer.Typer(cls=ListByDefault, help="List, show, watch and cancel jobs.")
 
@@ -144,7 +152,7 @@ def early_stop(handle: JobHandle) -> Event | None:
 def read_job(file: Path) -> dict[str, Any]:
     """A job from a YAML or JSON file (JSON is YAML)."""
     try:
-        value = yaml.safe_load(file.read_text())
+        value = yaml.load(file.read_text(), Loader=_Loader)  # noqa: S506  a SafeLoader
     except OSError as exc:
         raise MalformedRequest(
             f"The job must be in a file that can be read. Received: {file}: {exc.strerror}."

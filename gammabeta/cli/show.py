@@ -322,10 +322,14 @@ def _layer(layer: StoredLayer, every_channel: bool) -> Iterable[RenderableType]:
     if layer.skipped:
         yield Text(f"{layer.skipped:,} batches were not finite, and moved nothing.", style="yellow")
     if layer.single:
-        yield Text(f"{layer.single:,} batches had one value per channel: the variance stayed.", style="yellow")
+        one_value = f"{layer.single:,} batches had one value per channel: the mean moved, the variance did not."
+        yield Text(one_value, style="yellow")
     if layer.initial_weight > COLD and layer.arguments["trainable"]:
-        share = f"{layer.initial_weight:.0%} of the moving statistics is still their initial value."
-        yield Text(f"{share} Train longer, or with a smaller momentum.", style="yellow")
+        what = "variance is still its" if layer.single else "statistics is still their"
+        share = f"{layer.initial_weight:.0%} of the moving {what} initial value."
+        single = layer.single and layer.single >= layer.updates
+        remedy = "with more rows in a batch" if single else "longer, or with a smaller momentum"
+        yield Text(f"{share} Train {remedy}.", style="yellow")
     every = every_channel or layer.channels <= FEW_CHANNELS
     yield _channels(layer) if every else _quantiles(layer)
     yield ""

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from gammabeta.schemas.base import Request, wrong
+from gammabeta.schemas.base import Count, Request, wrong
 from gammabeta.schemas.initializers import Deviation, EachOrAll, Single
 
 
@@ -28,7 +28,7 @@ class Draw(Request):
 
     per: Literal["feature", "layer"] = "feature"
     """Whether each channel has a draw of its own. The rows of a batch share it."""
-    seed: int | None = Field(default=None, ge=0, lt=2**63)
+    seed: Count | None = Field(default=None, ge=0, lt=2**63)
     """None: the job's."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 from pydantic import (
     AfterValidator,
@@ -15,11 +15,35 @@ from pydantic import (
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
     Tag,
 )
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, PydanticCustomError
+from pydantic_core import CoreSchema, PydanticCustomError, PydanticKnownError
 from pydantic_core.core_schema import no_info_before_validator_function
+
+Number: TypeAlias = StrictFloat
+"""A number in a body: 1 is one, "1" and true are not. Queries are text, and take the lenient types."""
+Count: TypeAlias = StrictInt
+Flag: TypeAlias = StrictBool
+
+SMALLEST = 1e-37
+"""Of the numbers that float32 holds in full, about."""
+
+
+def _check_held(value: float) -> float:
+    if 0 < value < SMALLEST:
+        raise PydanticCustomError(
+            "small", "must be at least {least}, or it would be 0 in float32", {"least": f"{SMALLEST:g}"}
+        )
+    return value
+
+
+HELD = AfterValidator(_check_held)
+"""Not 0 in float32 unless it is 0."""
+Epsilon: TypeAlias = Annotated[Number, Field(gt=0, le=1_000), HELD]
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
@@ -52,20 +76,25 @@ Name = Annotated[str, AfterValidator(_check_name), Field(json_schema_extra={"pat
 
 @dataclass(frozen=True)
 class AtMost:
-    """The longest list that is looked into: pydantic's own `max_length` counts after complaining of each element."""
+    """The longest list that is looked into, and the shortest: pydantic's own bounds count after complaining of each
+    element."""
 
     length: int
+    least: int = 0
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return no_info_before_validator_function(self._check, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return handler(schema) | {"maxItems": self.length}
+        return handler(schema) | ({"minItems": self.least} if self.least else {}) | {"maxItems": self.length}
 
     def _check(self, value: Any) -> Any:
-        if isinstance(value, list | tuple) and len(value) > self.length:
-            context = {"most": self.length, "length": len(value)}
-            raise PydanticCustomError("too_long", "must have at most {most} entries; this has {length}", context)
+        if isinstance(value, list | tuple):
+            counted = {"field_type": "List", "actual_length": len(value)}
+            if len(value) > self.length:
+                raise PydanticKnownError("too_long", {**counted, "max_length": self.length})
+            if len(value) < self.least:
+                raise PydanticKnownError("too_short", {**counted, "min_length": self.least})
         return value
 
 

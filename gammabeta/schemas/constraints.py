@@ -13,9 +13,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field, StrictInt, field_validator, model_serializer, model_validator
+from pydantic import (
+    Field,
+    GetJsonSchemaHandler,
+    ModelWrapValidatorHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
-from gammabeta.schemas.base import MANY, ONE, ONE_OR_MANY, AtMost, Request, wrong
+from gammabeta.schemas.base import MANY, ONE, ONE_OR_MANY, AtMost, Count, Number, Request, wrong
+from gammabeta.schemas.initializers import LARGEST
 from gammabeta.schemas.notation import Notation
 
 ConstraintName: TypeAlias = Literal["max_norm", "unit_norm", "min_max_norm", "non_neg"]
@@ -41,9 +51,7 @@ _NOTATION = Notation(
 )
 
 
-Axes: TypeAlias = Annotated[
-    Annotated[StrictInt, ONE] | Annotated[tuple[StrictInt, ...], AtMost(8), Field(min_length=1), MANY], ONE_OR_MANY
-]
+Axes: TypeAlias = Annotated[Annotated[Count, ONE] | Annotated[tuple[Count, ...], AtMost(8, least=1), MANY], ONE_OR_MANY]
 
 
 def check_distinct(axis: Axes) -> Axes:
@@ -57,30 +65,35 @@ class Constraint(Request):
     """Where a parameter must stay."""
 
     name: ConstraintName
-    min_value: float = Field(default=0.0, ge=0, le=1e38)
-    max_value: float = Field(default=2.0, ge=0, le=1e38)
+    min_value: Number = Field(default=0.0, ge=0, le=LARGEST)
+    max_value: Number = Field(default=2.0, ge=0, le=1e38)
     """2 of max_norm, 1 of min_max_norm, as in Keras."""
-    rate: float = Field(default=1.0, ge=0, le=1)
+    rate: Number = Field(default=1.0, ge=0, le=1)
     axis: Axes = 0
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_keras(cls, given: Any) -> Any:
-        if isinstance(given, Constraint):
-            return given
-        read = _NOTATION.read(given)
-        return {"max_value": 1.0, **read} if read["name"] == "min_max_norm" else read
 
     @model_validator(mode="after")
     def _ordered(self) -> Constraint:
         if self.name == "min_max_norm" and self.min_value > self.max_value:
-            raise _NOTATION.error("min_value must not be greater than max_value")
+            raise wrong("min_value", "must not be greater than max_value, which is {most}", most=self.max_value)
         return self
 
     @field_validator("axis")
     @classmethod
     def _each_axis_once(cls, axis: Axes) -> Axes:
         return check_distinct(axis)
+
+    @model_validator(mode="wrap")  # around all others, and so after them
+    @classmethod
+    def _from_keras(cls, given: Any, build: ModelWrapValidatorHandler[Constraint]) -> Constraint:
+        if isinstance(given, Constraint):
+            return build(given)
+        read = _NOTATION.read(given)
+        flat = {"max_value": 1.0, **read} if read["name"] == "min_max_norm" else read
+        return _NOTATION.build(given, flat, build)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return _NOTATION.json_schema(core_schema, handler)
 
     @model_serializer
     def _as_keras(self) -> str | dict[str, Any]:

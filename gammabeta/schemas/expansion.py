@@ -1,15 +1,27 @@
-"""Presets written out as layers. A dense layer or convolution right before a centred batch norm has no bias: beta does
-its work, and the bias would get a gradient of rounding noise that adam amplifies."""
+"""Presets written out as layers, and what is said of such a layer turned into words about the preset.
+
+    {"preset": "mlp"} ──expand──► network.layers[1].momentum ──as_written──► network.batch_norm.momentum
+
+A dense layer or convolution right before a centred batch norm has no bias: beta does its work, and the bias would get a
+gradient of rounding noise that adam amplifies.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 
+from gammabeta.errors import InvalidRequest
 from gammabeta.schemas.layers import Activation, Conv2D, Dense, Dropout, Flatten, MaxPool
 from gammabeta.schemas.networks import AnyLayer, LayersNetwork, NetworkSpec
 from gammabeta.schemas.normalization import BatchNorm
 from gammabeta.schemas.presets import BatchNormOptions, CnnPreset, MlpPreset, Preset, ResnetPreset, WithHiddenLayers
 from gammabeta.schemas.residual import resnet
+
+_OF_LAYER = re.compile(r"network\.layers\[(\d+)\]\.?(.*)")
+_OF_EVERY_KERNEL = re.compile(r"kernel_(initializer|regularizer)\b")
 
 
 def expand(network: NetworkSpec, *, input_rank: int) -> LayersNetwork:
@@ -23,6 +35,31 @@ def expand(network: NetworkSpec, *, input_rank: int) -> LayersNetwork:
             return LayersNetwork(layers=tuple(resnet(network)))
         case LayersNetwork():
             return network
+
+
+def as_written(field: str, message: str, *, network: NetworkSpec, layers: Sequence[AnyLayer]) -> tuple[str, str]:
+    """A field and what is said of it, as fields of the request: of a preset, the argument that wrote the layer, or the
+    network itself, and a message that names the layer. `layers` are those written out, all named."""
+    found = _OF_LAYER.fullmatch(field)
+    if isinstance(network, LayersNetwork) or found is None:
+        return field, message
+    layer, argument = layers[int(found[1])], found[2]
+    told = message if f"'{layer.name}'" in message else f"in '{layer.name}', {message}"
+    if isinstance(layer, BatchNorm):
+        argument = argument if isinstance(network.batch_norm, BatchNormOptions) else ""
+        return f"network.batch_norm.{argument}".rstrip("."), told
+    return (f"network.{argument}" if _OF_EVERY_KERNEL.match(argument) else "network"), told
+
+
+@contextmanager
+def refusing_as_written(network: NetworkSpec, layers: Sequence[AnyLayer]) -> Iterator[None]:
+    """Within it, what is refused of a layer is refused of the preset that wrote it."""
+    try:
+        yield
+    except InvalidRequest as exc:
+        told = [as_written(each.field, each.message, network=network, layers=layers) for each in exc.errors]
+        pairs = zip(exc.errors, told, strict=True)
+        raise type(exc)(errors=tuple(replace(each, field=f, message=m) for each, (f, m) in pairs)) from exc
 
 
 def _mlp(preset: MlpPreset, *, flat: bool) -> Iterator[AnyLayer]:

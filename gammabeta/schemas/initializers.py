@@ -5,9 +5,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, Field, model_serializer, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    GetJsonSchemaHandler,
+    ModelWrapValidatorHandler,
+    model_serializer,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
-from gammabeta.schemas.base import MANY, ONE, ONE_OR_MANY, AtMost, Request
+from gammabeta.schemas.base import MANY, ONE, ONE_OR_MANY, AtMost, Count, Number, Request, wrong
 from gammabeta.schemas.notation import Notation
 
 InitializerName: TypeAlias = Literal[
@@ -49,13 +58,20 @@ _NOTATION = Notation(
     example="zeros",
     takes=_TAKES,
     aliases={"zero": "zeros", "one": "ones", "normal": "random_normal", "uniform": "random_uniform"},
+    never_bare=frozenset({"constant"}),
+    bare_list="value",
 )
 
-Single: TypeAlias = Annotated[float, Field(ge=-1e38, le=1e38)]
-"""A number that float32 holds."""
-Deviation: TypeAlias = Annotated[float, Field(ge=0, le=1e38)]
-Singles: TypeAlias = Annotated[tuple[Single, ...], AtMost(1_000_000), Field(min_length=1)]
-EachOrAll: TypeAlias = Annotated[Annotated[Single, ONE] | Annotated[Singles, MANY], ONE_OR_MANY]
+LARGEST = 1e6
+"""Of what is drawn: from there on, squares of activations and gradients leave float32 (3e38) within a few layers, and a
+run would fail with a loss that is not finite."""
+
+Single: TypeAlias = Annotated[Number, Field(ge=-LARGEST, le=LARGEST)]
+Deviation: TypeAlias = Annotated[Number, Field(ge=0, le=LARGEST)]
+Given: TypeAlias = Annotated[Number, Field(ge=-(LARGEST**2), le=LARGEST**2)]
+"""A number that is written out: it may be the variance of numbers up to the largest."""
+Singles: TypeAlias = Annotated[tuple[Given, ...], AtMost(1_000_000, least=1)]
+EachOrAll: TypeAlias = Annotated[Annotated[Given, ONE] | Annotated[Singles, MANY], ONE_OR_MANY]
 """One number for all channels, or a list with one for each."""
 
 
@@ -69,18 +85,28 @@ class Initializer(Request):
     stddev: Deviation = 0.05
     minval: Single = -0.05
     maxval: Single = 0.05
-    scale: Single = Field(default=1.0, gt=0)
+    scale: Annotated[Number, Field(gt=0, le=LARGEST)] = 1.0
     mode: Literal["fan_in", "fan_out", "fan_avg"] = "fan_in"
     distribution: Literal["truncated_normal", "untruncated_normal", "uniform"] = "truncated_normal"
     gain: Single = 1.0
-    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    seed: Count | None = Field(default=None, ge=-(2**63), lt=2**63)
     """None: drawn from the job's seed."""
 
-    @model_validator(mode="before")
+    @model_validator(mode="after")
+    def _ordered(self) -> Initializer:
+        if self.minval > self.maxval:
+            raise wrong("minval", "must not be greater than maxval")
+        return self
+
+    @model_validator(mode="wrap")  # around all others, and so after them
     @classmethod
-    def _from_keras(cls, given: Any) -> Any:
+    def _from_keras(cls, given: Any, build: ModelWrapValidatorHandler[Initializer]) -> Initializer:
         if isinstance(given, Initializer):
-            return given
+            return build(given)
+        return _NOTATION.build(given, cls._flat(given), build)
+
+    @classmethod
+    def _flat(cls, given: Any) -> dict[str, Any]:
         if isinstance(given, list | tuple):
             return {"name": "constant", "value": given}
         read = _NOTATION.read(given, defaults={key: field.default for key, field in cls.model_fields.items()})
@@ -88,11 +114,9 @@ class Initializer(Request):
             raise _NOTATION.error("constant needs config.value")
         return read
 
-    @model_validator(mode="after")
-    def _ordered(self) -> Initializer:
-        if self.minval > self.maxval:
-            raise _NOTATION.error("minval must not be greater than maxval")
-        return self
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return _NOTATION.json_schema(core_schema, handler)
 
     @model_serializer
     def _as_keras(self) -> str | dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, JsonValue, Tag, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from gammabeta.schemas.base import Answer, Name, Request, not_supported, refuse_not_yet
+from gammabeta.schemas.base import Answer, Count, Name, Request, not_supported, refuse_not_yet
 from gammabeta.schemas.networks import LayersNetwork, NetworkSpec
 from gammabeta.schemas.preprocessing import PreprocessingSpec
 from gammabeta.schemas.training import TrainingSpec
@@ -84,7 +84,7 @@ class TrainRequest(Request):
     preprocessing: PreprocessingSpec = PreprocessingSpec()
     training: TrainingSpec = TrainingSpec()
     resources: Resources = Resources()
-    priority: int = Field(default=0, ge=-1_000, le=1_000)
+    priority: Count = Field(default=0, ge=-1_000, le=1_000)
     """Higher goes first."""
     metadata: dict[str, str] = Field(default_factory=dict, max_length=32)
 

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
-from gammabeta.schemas.base import MANY, ONE, ONE_OR_MANY, AtMost, Name, Request, wrong
+from gammabeta.schemas.base import MANY, ONE, ONE_OR_MANY, AtMost, Count, Flag, Name, Number, Request, wrong
 from gammabeta.schemas.constraints import Constraint
 from gammabeta.schemas.initializers import Initializer, VectorInitializer
 from gammabeta.schemas.regularizers import Regularizer
@@ -19,9 +19,11 @@ from gammabeta.schemas.regularizers import Regularizer
 INPUT = "input"
 """The name by which a layer reads the data."""
 
-Size: TypeAlias = Annotated[int, Field(ge=1, le=1_000_000)]
-Window: TypeAlias = Annotated[int, Field(ge=1, le=1_024)]
+Size: TypeAlias = Annotated[Count, Field(ge=1, le=1_000_000)]
+Window: TypeAlias = Annotated[Count, Field(ge=1, le=1_024)]
 Pair: TypeAlias = Annotated[Annotated[Window, ONE] | Annotated[tuple[Window, Window], MANY], ONE_OR_MANY]
+Several: TypeAlias = Annotated[tuple[str, ...], AtMost(64, least=2)]
+"""The names of layers that are put together."""
 Padding: TypeAlias = Literal["valid", "same"]
 ActivationFunction: TypeAlias = Literal[
     "relu", "sigmoid", "tanh", "softmax", "linear", "elu", "selu", "gelu", "silu", "leaky_relu", "softplus"
@@ -36,14 +38,14 @@ class Layer(Request):
 
     name: Name | None = None
     """None: the type, and a number from the second on (`dense`, `dense_1`)."""
-    inputs: Annotated[tuple[str, ...], AtMost(64)] | None = Field(default=None, min_length=1)
+    inputs: Annotated[tuple[str, ...], AtMost(64, least=1)] | None = None
     """None: the layer before."""
 
 
 class Biased(Layer):
     """A layer with a kernel, and perhaps a bias."""
 
-    use_bias: bool = True
+    use_bias: Flag = True
     bias_initializer: VectorInitializer = ZEROS
     bias_regularizer: Regularizer | None = None
     bias_constraint: Constraint | None = None
@@ -116,7 +118,7 @@ class DepthwiseConv2D(Biased):
     kernel_size: Pair
     strides: Pair = 1
     padding: Padding = "valid"
-    depth_multiplier: Annotated[int, Field(ge=1, le=1_024)] = 1
+    depth_multiplier: Window = 1
     dilation_rate: Pair = 1
     depthwise_initializer: Initializer = GLOROT
     depthwise_regularizer: Regularizer | None = None
@@ -167,22 +169,22 @@ class Dropout(Layer):
     """In training, zeroes a fraction `rate` and scales the rest by 1 / (1 - rate); in prediction, nothing."""
 
     type: Literal["dropout"] = "dropout"
-    rate: float = Field(ge=0, lt=1)
+    rate: Number = Field(ge=0, lt=1)
 
 
 class Add(Layer):
     """The sum of its inputs, all of one shape."""
 
     type: Literal["add"] = "add"
-    inputs: Annotated[tuple[str, ...], AtMost(64)] = Field(min_length=2)
+    inputs: Several
 
 
 class Concatenate(Layer):
     """Its inputs side by side along `axis` (API layout)."""
 
     type: Literal["concatenate"] = "concatenate"
-    inputs: Annotated[tuple[str, ...], AtMost(64)] = Field(min_length=2)
-    axis: int = -1
+    inputs: Several
+    axis: Count = -1
 
 
 def _check_groups(groups: int, filters: int) -> None:

@@ -31,6 +31,7 @@ from gammabeta.schemas.layers import (
 )
 from gammabeta.schemas.networks import AnyLayer
 from gammabeta.schemas.normalization import BatchNorm
+from gammabeta.schemas.problems import shortened
 
 Shape: TypeAlias = tuple[int, ...]
 
@@ -210,9 +211,11 @@ def _windows(kernel: Shape, strides: Shape, dilation: Shape, padding: str, shape
 
 def _check_kernel_arguments(layer: Biased, kernel: Shape, outputs: int, field: str) -> None:
     key = "depthwise" if isinstance(layer, DepthwiseConv2D) else "kernel"
-    if isinstance(getattr(layer, f"{key}_initializer").value, tuple):
+    if isinstance(given := getattr(layer, f"{key}_initializer").value, tuple):
         raise InvalidRequest.of(
-            f"{field}.{key}_initializer", "must be one number for a kernel; a list is for parameters of one dimension"
+            f"{field}.{key}_initializer",
+            "must be one number for a kernel; a list is for parameters of one dimension",
+            shortened(list(given)),
         )
     _check_length(layer.bias_initializer, outputs, f"{field}.bias_initializer")
     _check_constraint(getattr(layer, f"{key}_constraint"), kernel, f"{field}.{key}_constraint")
@@ -247,7 +250,8 @@ def _check_length(initializer: Initializer, count: int, field: str) -> None:
 
 def _check_count(value: float | tuple[float, ...], count: int, field: str) -> None:
     if isinstance(value, tuple) and len(value) != count:
-        raise InvalidRequest.of(field, f"must be one number, or a list of {count}, one for each channel", len(value))
+        message = f"must be one number, or a list of {count}, one for each channel; this has {len(value)}"
+        raise InvalidRequest.of(field, message, shortened(list(value)))
 
 
 def _check_constraint(constraint: Constraint | None, shape: Shape, field: str) -> None:
@@ -256,10 +260,14 @@ def _check_constraint(constraint: Constraint | None, shape: Shape, field: str) -
     rank = len(shape)
     if any(not -rank <= axis < rank for axis in constraint.axes):
         raise InvalidRequest.of(
-            f"{field}.axis", f"must be between {-rank} and {rank - 1}: the shape is {list(shape)}", constraint.axis
+            f"{field}.config.axis",
+            f"must be between {-rank} and {rank - 1}: the shape is {list(shape)}",
+            constraint.axis,
         )
     if len({axis % rank for axis in constraint.axes}) < len(constraint.axes):
-        raise InvalidRequest.of(f"{field}.axis", "must name each axis once; -1 is the last", list(constraint.axes))
+        raise InvalidRequest.of(
+            f"{field}.config.axis", "must name each axis once; -1 is the last", list(constraint.axes)
+        )
 
 
 def _concatenated(layer: Concatenate, given: tuple[Shape, ...], field: str) -> Shape:

@@ -55,7 +55,7 @@ AnyLayer: TypeAlias = Annotated[
 class LayersNetwork(Request):
     """A network written out: the last layer is the output."""
 
-    layers: Annotated[tuple[AnyLayer, ...], AtMost(MAX_LAYERS)] = Field(min_length=1)
+    layers: Annotated[tuple[AnyLayer, ...], AtMost(MAX_LAYERS, least=1)]
 
 
 def _network_kind(value: Any) -> str:

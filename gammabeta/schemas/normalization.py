@@ -10,18 +10,14 @@ from __future__ import annotations
 from typing import Any, Literal, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
-from pydantic_core import PydanticCustomError
 
 from gammabeta.schemas.adjustments import Adjustment
-from gammabeta.schemas.base import wrong
+from gammabeta.schemas.base import Count, Epsilon, Flag, Number, wrong
 from gammabeta.schemas.constraints import Axes, Constraint, check_distinct
 from gammabeta.schemas.initializers import Initializer, VectorInitializer
 from gammabeta.schemas.layers import ZEROS, Layer
 from gammabeta.schemas.regularizers import Regularizer
 from gammabeta.schemas.renorm import NO_CLIPPING, RenormClipping
-
-SMALLEST = 1e-37
-"""Of the numbers that float32 holds in full, about."""
 
 ONES = Initializer(name="ones")
 DEFAULT_RENORM_MOMENTUM = 0.99
@@ -42,13 +38,13 @@ class BatchNorm(Layer):
     axis: Axes = -1
     """The axis that keeps its own statistics, or several, in API layout; axis 0 is the batch and is refused. Of
     several, each combination has its own."""
-    momentum: float = Field(default=0.99, ge=0, le=1)
+    momentum: Number = Field(default=0.99, ge=0, le=1)
     """The weight of the OLD moving value, as in Keras. torch's momentum is one minus this."""
-    epsilon: float = Field(default=1e-3, gt=0, le=1_000)
+    epsilon: Epsilon = 1e-3
     """Added to the variance, inside the square root."""
-    center: bool = True
+    center: Flag = True
     """Whether there is a beta."""
-    scale: bool = True
+    scale: Flag = True
     """Whether there is a gamma."""
     beta_initializer: VectorInitializer = ZEROS
     gamma_initializer: VectorInitializer = ONES
@@ -58,27 +54,20 @@ class BatchNorm(Layer):
     gamma_regularizer: Regularizer | None = None
     beta_constraint: Constraint | None = None
     gamma_constraint: Constraint | None = None
-    renorm: bool = False
+    renorm: Flag = False
     """Batch renormalization: training too normalizes with moving averages, as far as the clipping lets it."""
     renorm_clipping: RenormClipping | None = None
-    renorm_momentum: float = Field(default=DEFAULT_RENORM_MOMENTUM, ge=0, le=1)
+    renorm_momentum: Number = Field(default=DEFAULT_RENORM_MOMENTUM, ge=0, le=1)
     """The weight of the old value in renorm's own averages."""
-    fused: bool | None = None
+    fused: Flag | None = None
     """True: the moving variance takes the unbiased batch variance, as in Keras 2's fused kernel and in torch; False:
     the biased one. None: as Keras 2 does, unbiased for images (axis 1 or 3) and volumes (axis 1 or 4)."""
-    trainable: bool = True
+    trainable: Flag = True
     """False: normalize with the moving statistics in training too, and change nothing."""
-    virtual_batch_size: int | None = Field(default=None, ge=1, le=1_000_000)
+    virtual_batch_size: Count | None = Field(default=None, ge=1, le=1_000_000)
     """Ghost batches of so many rows, each normalized by itself; must divide the batch size."""
     adjustment: Adjustment | None = None
     """Scale and bias of the normalized values in training, drawn or given."""
-
-    @field_validator("momentum", "epsilon", "renorm_momentum", "virtual_batch_size", mode="before")
-    @classmethod
-    def _refuse_truth(cls, given: Any) -> Any:
-        if isinstance(given, bool):
-            raise PydanticCustomError("number", "must be a number, not true or false")
-        return given
 
     @field_validator("axis")
     @classmethod
@@ -89,9 +78,7 @@ class BatchNorm(Layer):
         return axes[0] if len(axes) == 1 else check_distinct(axis)
 
     @model_validator(mode="after")
-    def _check_numbers(self) -> BatchNorm:
-        if self.epsilon < SMALLEST:
-            raise wrong("epsilon", "must be at least {least}, or it would be 0 in float32", least=f"{SMALLEST:g}")
+    def _check_variance(self) -> BatchNorm:
         lowest = self.moving_variance_initializer.lowest()
         if lowest is None or lowest < 0:
             raise wrong(

@@ -9,11 +9,15 @@ What Keras 3 writes beside them (`module`, `registered_name`) is taken and left 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic_core import PydanticCustomError
+from pydantic import GetJsonSchemaHandler, ValidationError
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails, PydanticCustomError
+
+T = TypeVar("T")
 
 _BESIDE = frozenset({"class_name", "config", "module", "registered_name", "shared_object_id"})
 
@@ -27,6 +31,10 @@ class Notation:
     takes: Mapping[str, frozenset[str]]
     """Each name, and the keys of its config."""
     aliases: Mapping[str, str] = field(default_factory=dict)
+    never_bare: frozenset[str] = frozenset()
+    """Names that say nothing without a config."""
+    bare_list: str | None = None
+    """The key of a config whose list may stand by itself."""
     refused: Mapping[str, str] = field(default_factory=dict)
     """Names that mean different things in different places, and what to write instead."""
 
@@ -53,13 +61,58 @@ class Notation:
             'must be the name of {kind} such as "{example}", or {"class_name": …, "config": {…}}', example=self.example
         )
 
+    def build(self, given: Any, flat: Any, build: Callable[[Any], T]) -> T:
+        """`build(flat)`.
+
+        Raises:
+            ValidationError: it is wrong; the places are those of `given`, as the user wrote it.
+        """
+        try:
+            return build(flat)
+        except ValidationError as exc:
+            lines = [
+                InitErrorDetails(
+                    type=PydanticCustomError(each["type"], each["msg"], each.get("ctx")),
+                    loc=_as_written(each["loc"], given),
+                    input=each["input"],
+                )
+                for each in map(_at_its_key, exc.errors(include_url=False))
+            ]
+            raise ValidationError.from_exception_data(exc.title, lines) from exc
+
+    def json_schema(self, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Of a class that is written so. What pydantic gives by itself is the flat form."""
+        reference = handler(core_schema)
+        if handler.mode == "validation":
+            schema = handler.resolve_ref_schema(reference)
+            config = {key: each for key, each in schema["properties"].items() if key != "name"}
+            for key in ("type", "properties", "required", "additionalProperties"):
+                schema.pop(key, None)
+            bare = {"type": "string", "enum": self._spellings(self.takes.keys() - self.never_bare)}
+            beside: JsonSchemaValue = {key: {} for key in sorted(_BESIDE)}
+            written = {
+                "class_name": {"type": "string", "enum": self._spellings(self.takes)},
+                "config": {"type": ["object", "null"], "properties": config, "additionalProperties": False},
+            }
+            whole = {
+                "type": "object",
+                "properties": beside | written,
+                "required": ["class_name"],
+                "additionalProperties": False,
+            }
+            schema["anyOf"] = [bare, whole]
+            if self.bare_list is not None:
+                schema["anyOf"] += [each for each in config[self.bare_list]["oneOf"] if each["type"] == "array"]
+        return reference
+
     def error(self, message: str, **context: Any) -> PydanticCustomError:
         """The validation error of this kind."""
         article = "an" if self.kind[0] in "aeiou" else "a"
         return PydanticCustomError(self.kind, message, {"kind": f"{article} {self.kind}", **context})
 
     def _read_class(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        name, config = self._known(given["class_name"]), given.get("config") or {}
+        name, config = self._known(given["class_name"]), given.get("config")
+        config = {} if config is None else config
         if not isinstance(config, Mapping):
             raise self.error("'config' must be an object")
         beside = given.keys() - _BESIDE
@@ -87,6 +140,28 @@ class Notation:
         if name not in self.takes:
             raise self.error("must be one of {names}", names=", ".join(self.takes))
         return name
+
+    def _spellings(self, names: Collection[str]) -> list[str]:
+        """As names, as Keras' classes, and by their other names."""
+        snake = [name for name in self.takes if name in names]
+        classes = ["".join(part.capitalize() for part in name.split("_")) for name in snake]
+        return [*snake, *classes, *(alias for alias, name in self.aliases.items() if name in names)]
+
+
+def _at_its_key(error: ErrorDetails) -> ErrorDetails:
+    """An error of a rule that spans keys, at the one that it names."""
+    context, received = error.get("ctx", {}), error["input"]
+    if "key" not in context or not isinstance(received, dict):
+        return error
+    left = {key: value for key, value in context.items() if key != "key"}
+    return {**error, "loc": (*error["loc"], context["key"]), "input": received.get(context["key"]), "ctx": left}
+
+
+def _as_written(place: tuple[int | str, ...], given: Any) -> tuple[int | str, ...]:
+    """`stddev` of the flat form is `config.stddev` of a class, and `value[0]` (whose tag is "many") `[0]` of a list."""
+    if isinstance(given, list | tuple):
+        return place[2:]
+    return ("config", *place) if place and "class_name" in given else place
 
 
 def _listed(keys: Iterable[Any]) -> str:

@@ -13,9 +13,19 @@ from collections import Counter
 
 from gammabeta.errors import InvalidRequest
 from gammabeta.schemas.base import Answer
-from gammabeta.schemas.expansion import expand
-from gammabeta.schemas.layers import INPUT, Add, Concatenate, Dense
-from gammabeta.schemas.measuring import Shape, check_axes, counted, measure, settled
+from gammabeta.schemas.expansion import expand, refusing_as_written
+from gammabeta.schemas.layers import (
+    INPUT,
+    Add,
+    AveragePool,
+    Concatenate,
+    Conv1D,
+    Conv2D,
+    Dense,
+    DepthwiseConv2D,
+    MaxPool,
+)
+from gammabeta.schemas.measuring import Shape, check_axes, counted, measure, pair, settled
 from gammabeta.schemas.networks import AnyLayer, LayersNetwork, NetworkSpec
 from gammabeta.schemas.normalization import BatchNorm
 
@@ -42,6 +52,25 @@ class LayerPlan(Answer):
     def inputs(self) -> tuple[str, ...]:
         return self.spec.inputs or ()
 
+    @property
+    def padding(self) -> int:
+        """Elements that padding adds to a row of the input, at most."""
+        extents, reach = self.input_shapes[0][:-1], _reach(self.spec)
+        padded = math.prod(extent + each - 1 for extent, each in zip(extents, reach, strict=False))
+        return (padded - math.prod(extents)) * self.input_shapes[0][-1] if reach else 0
+
+
+def _reach(layer: AnyLayer) -> tuple[int, ...]:
+    """Extents of the window of a layer that pads its input."""
+    match layer:
+        case Conv1D(padding="same" | "causal") | Conv2D(padding="same") | DepthwiseConv2D(padding="same"):
+            window, spread = pair(layer.kernel_size), pair(layer.dilation_rate)
+            return tuple((size - 1) * step + 1 for size, step in zip(window, spread, strict=True))
+        case MaxPool(padding="same") | AveragePool(padding="same"):
+            return pair(layer.pool_size)
+        case _:
+            return ()
+
 
 class NetworkPlan(Answer):
     """A network whose every layer is named and has its shapes. The last layer gives the output."""
@@ -60,8 +89,9 @@ class NetworkPlan(Answer):
 
     @property
     def activations(self) -> int:
-        """Elements that one row makes, over all layers."""
-        return sum(math.prod(layer.output_shape) for layer in self.layers)
+        """Elements that one row makes, over all layers: what they give, and their padding, which can be the most of it
+        where a window reaches far beyond its input."""
+        return sum(math.prod(layer.output_shape) + layer.padding for layer in self.layers)
 
     def as_network(self) -> LayersNetwork:
         """The network as a spec that plans to this again."""
@@ -79,9 +109,14 @@ def plan_network(network: NetworkSpec, *, input_shape: Shape, outputs: int | Non
 
     Raises:
         InvalidRequest: a layer does not fit what comes before it, a name is used twice or unknown, a layer is used by
-            none, or the output is not `[outputs]`; the field names the layer.
+            none, or the output is not `[outputs]`; the field names the layer, or what in the preset wrote it.
     """
     layers = _named(expand(network, input_rank=len(input_shape)).layers)
+    with refusing_as_written(network, layers):
+        return _planned(layers, input_shape, outputs)
+
+
+def _planned(layers: list[AnyLayer], input_shape: Shape, outputs: int | None) -> NetworkPlan:
     shapes: dict[str, Shape] = {INPUT: input_shape}
     plans: list[LayerPlan] = []
     for index, layer in enumerate(layers):
@@ -134,11 +169,11 @@ def _plan_layer(
             f"{field}.inputs", f"{layer.type} reads one input. Join several with add or concatenate.", list(inputs)
         )
     given = tuple(shapes[name] for name in inputs)
-    settled = _settle(layer, given[0], outputs, field).model_copy(update={"inputs": inputs})
-    shape, parameters = measure(settled, given, field)
+    spec = _settle(layer, given[0], outputs, field).model_copy(update={"inputs": inputs})
+    shape, parameters = measure(spec, given, field)
     if math.prod(shape) > MAX_ACTIVATION:
         raise InvalidRequest.of(field, f"must give at most {MAX_ACTIVATION:,} numbers a row", list(shape))
-    return LayerPlan(spec=settled, input_shapes=given, output_shape=shape, parameters=parameters)
+    return LayerPlan(spec=spec, input_shapes=given, output_shape=shape, parameters=parameters)
 
 
 def _settle(layer: AnyLayer, shape: Shape, outputs: int | None, field: str) -> AnyLayer:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
-from gammabeta.schemas.base import AtMost, Request, wrong
+from gammabeta.schemas.base import AtMost, Flag, Number, Request, wrong
 from gammabeta.schemas.initializers import Initializer
 from gammabeta.schemas.layers import GLOROT, ActivationFunction, Size, Window
 from gammabeta.schemas.normalization import BatchNorm
@@ -15,22 +16,22 @@ from gammabeta.schemas.regularizers import Regularizer
 Placement: TypeAlias = Literal["before_activation", "after_activation", "none"]
 
 
-class BatchNormOptions(Request):
+class BatchNormOptions(BatchNorm):
     """Batch norm of a preset with arguments: those of `batch_norm`, and where to put it."""
 
     placement: Literal["before_activation", "after_activation"] = "before_activation"
-    layer: BatchNorm = BatchNorm()
 
-    @model_validator(mode="before")
+    @field_validator("name", "inputs", mode="before")
     @classmethod
-    def _gather(cls, value: Any) -> Any:
-        if not isinstance(value, dict) or "layer" in value:
-            return value
-        arguments = {k: v for k, v in value.items() if k != "placement"}
-        for key in ("name", "inputs"):
-            if key in arguments:
-                raise wrong(key, "is for layers: a preset names its own. Leave it out.")
-        return {"placement": value.get("placement", "before_activation"), "layer": {"type": "batch_norm", **arguments}}
+    def _refuse_wiring(cls, given: Any) -> Any:
+        if given is not None:
+            raise PydanticCustomError("invalid", "is for layers: a preset names its own. Leave it out.")
+        return given
+
+    @property
+    def layer(self) -> BatchNorm:
+        """What the preset writes at each place."""
+        return BatchNorm.model_validate({key: getattr(self, key) for key in BatchNorm.model_fields})
 
 
 def _placement_kind(value: Any) -> str:
@@ -62,7 +63,7 @@ class Preset(Request):
 class WithHiddenLayers(Preset):
     """Presets that end in dense layers."""
 
-    dropout: float = Field(default=0.0, ge=0, lt=1)
+    dropout: Number = Field(default=0.0, ge=0, lt=1)
     """After each hidden dense layer."""
 
 
@@ -70,7 +71,7 @@ class MlpPreset(WithHiddenLayers):
     """A multi-layer perceptron: dense, batch norm and activation for each hidden layer, then the output."""
 
     preset: Literal["mlp"] = "mlp"
-    hidden: Annotated[tuple[Size, ...], AtMost(100)] = Field(default=(64,), min_length=1)
+    hidden: Annotated[tuple[Size, ...], AtMost(100, least=1)] = (64,)
 
     @model_validator(mode="after")
     def _one_each(self) -> MlpPreset:
@@ -83,7 +84,7 @@ class CnnPreset(WithHiddenLayers):
     hidden dense layers and the output. Batch norm in a list: first those of `filters`, then those of `hidden`."""
 
     preset: Literal["cnn"] = "cnn"
-    filters: Annotated[tuple[Size, ...], AtMost(10)] = Field(default=(32, 64), min_length=1)
+    filters: Annotated[tuple[Size, ...], AtMost(10, least=1)] = (32, 64)
     hidden: Annotated[tuple[Size, ...], AtMost(100)] = (64,)
     kernel_size: Window = 3
 
@@ -101,7 +102,7 @@ class ResnetPreset(Preset):
     preset: Literal["resnet"] = "resnet"
     depth: Literal[18, 20, 32, 34, 50, 56] = 20
     kernel_initializer: Initializer = Initializer(name="he_normal")
-    zero_init_residual: bool = False
+    zero_init_residual: Flag = False
     """Whether gamma of the last batch norm of each block starts at 0, so that the block starts as its shortcut."""
 
     @model_validator(mode="after")
@@ -110,10 +111,19 @@ class ResnetPreset(Preset):
         placement = choice.placement if isinstance(choice, BatchNormOptions) else choice
         if placement not in ("before_activation", "none"):
             raise wrong("batch_norm", 'of resnet must be "before_activation", "none" or an object with arguments')
-        scaled = not isinstance(choice, BatchNormOptions) or choice.layer.scale
-        if self.zero_init_residual and (placement == "none" or not scaled):
-            raise wrong("zero_init_residual", "needs a batch norm with gamma")
+        if self.zero_init_residual:
+            self._check_gamma(choice.layer if isinstance(choice, BatchNormOptions) else BatchNorm(), placement)
         return self
+
+    def _check_gamma(self, norm: BatchNorm, placement: object) -> None:
+        if placement == "none" or not norm.scale:
+            raise wrong("zero_init_residual", "needs a batch norm with gamma")
+        if not norm.trainable:
+            raise wrong(
+                "zero_init_residual",
+                'must not come together with "trainable": false of batch_norm: a gamma that stays 0 switches each '
+                "block off for good. Leave one of them out.",
+            )
 
 
 PRESETS: dict[str, type[Preset]] = {"mlp": MlpPreset, "cnn": CnnPreset, "resnet": ResnetPreset}

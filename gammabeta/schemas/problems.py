@@ -22,6 +22,14 @@ _REMEDIES = {
     "model_attributes_type": _OBJECT,
     "dict_type": _OBJECT,
     "tuple_type": "must be a list",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "string_type": "must be a string",
     "union_tag_not_found": 'must be an object that says which of its kinds it is, such as {"type": "dense", …} for a '
     'layer, {"name": "adam", …} for an optimizer and {"kind": "uniform", …} for an adjustment',
 }
@@ -53,23 +61,11 @@ class Problem(Answer):
 
 def invalid(error: ValidationError | Sequence[ErrorDetails], *, within: str = "") -> InvalidRequest:
     """The error tree's form of a pydantic error. NotSupported when every complaint is that."""
-    details = _without_echoes(error.errors() if isinstance(error, ValidationError) else error)
+    details = error.errors() if isinstance(error, ValidationError) else error
     fields = tuple(_field(each, within) for each in details[:MAX_FIELDS])
     cls = NotSupported if fields and all(each.code == "not_supported" for each in fields) else InvalidRequest
     more = f"; and {len(details) - MAX_FIELDS:,} more" if len(details) > MAX_FIELDS else ""
     return cls("; ".join(f"{each.field}: {each.message}" for each in fields) + more, errors=fields)
-
-
-def _without_echoes(details: Sequence[ErrorDetails]) -> list[ErrorDetails]:
-    """Without the "too short" that pydantic adds to a list whose element it has just refused."""
-
-    def echoes(each: ErrorDetails) -> bool:
-        place = each["loc"]
-        return each["type"] == "too_short" and any(
-            other["loc"][: len(place)] == place and len(other["loc"]) > len(place) for other in details
-        )
-
-    return [each for each in details if not echoes(each)]
 
 
 def _field(error: ErrorDetails, within: str) -> FieldError:
@@ -124,7 +120,6 @@ _TAGS = {
     "network": frozenset({"layers", "mlp", "cnn", "resnet"}),
     "batch_norm": frozenset({"everywhere", "each", "options"}),
     "optimizer": frozenset({"adam", "adamw", "rmsprop", "sgd"}),
-    "options": frozenset({"layer"}),
     "schedule": frozenset({"constant", "cosine", "step"}),
     "adjustment": frozenset({"uniform", "normal", "constant"}),
     "rmin": _ARITY | {"word"},

@@ -11,9 +11,9 @@ from typing import Literal, TypeAlias, TypeVar
 from gammabeta.schemas.batching import Batching, batching_of, ghost_of, values_per_channel
 from gammabeta.schemas.constraints import Constraint
 from gammabeta.schemas.jobs import Message
-from gammabeta.schemas.layers import Biased
+from gammabeta.schemas.layers import ZEROS, Biased
 from gammabeta.schemas.measuring import parameter_shape
-from gammabeta.schemas.normalization import BatchNorm
+from gammabeta.schemas.normalization import ONES, BatchNorm
 from gammabeta.schemas.plans import LayerPlan, NetworkPlan
 from gammabeta.schemas.renorm import Clips, RenormClipping
 from gammabeta.schemas.training import TrainingSpec
@@ -40,7 +40,7 @@ Cause: TypeAlias = Literal["batch", "ghost", "last"]
 
 @dataclass(frozen=True, kw_only=True)
 class Norm:
-    """A batch norm that is trained."""
+    """A batch norm of the plan."""
 
     index: int
     layer: LayerPlan
@@ -66,7 +66,7 @@ class Alike:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class Prospect:
     """A run as far as it is settled before it begins."""
 
     plan: NetworkPlan
@@ -78,12 +78,17 @@ class Run:
     has_test: bool
 
     @cached_property
-    def norms(self) -> tuple[Norm, ...]:
+    def all_norms(self) -> tuple[Norm, ...]:
         return tuple(
             Norm(index=index, layer=layer, spec=layer.spec)
             for index, layer in enumerate(self.plan.layers)
-            if isinstance(layer.spec, BatchNorm) and layer.spec.trainable
+            if isinstance(layer.spec, BatchNorm)
         )
+
+    @cached_property
+    def norms(self) -> tuple[Norm, ...]:
+        """Those that are trained."""
+        return tuple(norm for norm in self.all_norms if norm.spec.trainable)
 
     @cached_property
     def batching(self) -> Batching:
@@ -94,7 +99,7 @@ class Run:
         return self.steps >= self.batching.steps(self.rows)
 
     def alike(self, key: Callable[[Norm], K | None]) -> Iterator[tuple[K, Alike]]:
-        """Batch norms by their key; those with None are left out."""
+        """Trained batch norms by their key; those with None are left out."""
         groups: dict[K, list[Norm]] = {}
         for norm in self.norms:
             if (found := key(norm)) is not None:
@@ -103,9 +108,11 @@ class Run:
             yield found, Alike(norms)
 
 
-def remarks(run: Run) -> Iterator[Message]:
+def remarks(run: Prospect) -> Iterator[Message]:
     """All of them."""
-    yield from _momentum(run)
+    yield from _cold(run)
+    yield from _forgetful(run)
+    yield from _frozen_from_scratch(run)
     yield from _one_value(run)
     yield from _small_ghosts(run)
     yield from _rows_left_out(run)
@@ -124,28 +131,58 @@ def remarks(run: Run) -> Iterator[Message]:
         )
 
 
-def _momentum(run: Run) -> Iterator[Message]:
+def _cold(run: Prospect) -> Iterator[Message]:
     for momentum, alike in run.alike(lambda norm: norm.spec.momentum):
-        if momentum**run.steps > COLD:
-            yield Message(
-                field=alike.field("momentum"),
-                severity="warning",
-                code="moving_statistics_cold",
-                message=f"After {run.steps} steps with momentum {momentum:g}, {momentum**run.steps:.0%} of the moving "
-                f"statistics of {alike.names} will still be their initial values, and predictions will use them. Train "
-                f"for more steps, or write a momentum of at most {COLD ** (1 / run.steps):.3g}.",
+        left = momentum**run.steps
+        if left <= COLD:
+            continue
+        message = (
+            f"After {run.steps} steps with momentum {momentum:g}, {left:.0%} of the moving statistics of {alike.names} "
+            "will still be their initial values, and predictions will use them. Train for more steps, or write a "
+            f"momentum of at most {COLD ** (1 / run.steps):.3g}."
+        )
+        if momentum == 1:
+            message = (
+                f"Momentum is the weight of the old value here, as in Keras: with 1, the moving statistics of "
+                f"{alike.names} keep their initial values however long the run, and predictions will use them. Write "
+                "less than 1, such as 0.99."
             )
-        if momentum < FORGETFUL:
-            yield Message(
-                field=alike.field("momentum"),
-                severity="warning",
-                code="momentum_forgets",
-                message=f"Momentum is the weight of the old value here, as in Keras: with {momentum:g}, {alike.names} "
-                f"will forget all but the last batches. torch's {momentum:g} is {1 - momentum:g} here.",
-            )
+        yield Message(field=alike.field("momentum"), severity="warning", code="moving_statistics_cold", message=message)
 
 
-def _one_value(run: Run) -> Iterator[Message]:
+def _forgetful(run: Prospect) -> Iterator[Message]:
+    for momentum, alike in run.alike(lambda norm: norm.spec.momentum if norm.spec.momentum < FORGETFUL else None):
+        effect = f"{alike.names} will forget all but the last batches. torch's {momentum:g} is {1 - momentum:g} here."
+        if momentum == 0:
+            effect = f"{alike.names} will forget all but the last batch. Write 0.99 to average over many."
+        yield Message(
+            field=alike.field("momentum"),
+            severity="warning",
+            code="momentum_forgets",
+            message=f"Momentum is the weight of the old value here, as in Keras: with {momentum:g}, {effect}",
+        )
+
+
+def _frozen_from_scratch(run: Prospect) -> Iterator[Message]:
+    frozen = [norm for norm in run.all_norms if not norm.spec.trainable and _starts_at_0_and_1(norm.spec)]
+    if frozen:
+        alike = Alike(frozen)
+        yield Message(
+            field=alike.field("trainable"),
+            severity="warning",
+            code="frozen_from_scratch",
+            message=f"Frozen from the start, {alike.names} will normalize nothing: the moving statistics stay 0 and 1, "
+            "so that y = gamma x / sqrt(1 + epsilon) + beta, with gamma and beta as they begin. Leave "
+            '"trainable": false out, or give moving_mean_initializer and moving_variance_initializer.',
+        )
+
+
+def _starts_at_0_and_1(spec: BatchNorm) -> bool:
+    """Whether no moving statistics were given to begin with."""
+    return (spec.moving_mean_initializer, spec.moving_variance_initializer) == (ZEROS, ONES)
+
+
+def _one_value(run: Prospect) -> Iterator[Message]:
     for (cause, added), alike in run.alike(lambda norm: _cause_of_one_value(norm, run)):
         effect = f"y = {' + '.join(('beta', *added))} whatever comes in, and the moving variance does not move"
         yield Message(
@@ -156,7 +193,7 @@ def _one_value(run: Run) -> Iterator[Message]:
         )
 
 
-def _cause_of_one_value(norm: Norm, run: Run) -> tuple[Cause, tuple[str, ...]] | None:
+def _cause_of_one_value(norm: Norm, run: Prospect) -> tuple[Cause, tuple[str, ...]] | None:
     """Which batches have one value per channel, and what is added to beta then."""
     batching, spec = run.batching, norm.spec
     given = {"what renorm adds": spec.renorm, "what the adjustment adds": spec.adjustment is not None}
@@ -179,7 +216,7 @@ _MESSAGES_OF_ONE_VALUE: dict[Cause, str] = {
 }
 
 
-def _small_ghosts(run: Run) -> Iterator[Message]:
+def _small_ghosts(run: Prospect) -> Iterator[Message]:
     def values(norm: Norm) -> int | None:
         n = norm.values(run.batching.size) if norm.spec.virtual_batch_size else 0
         return n if 1 < n <= FEW else None
@@ -195,7 +232,7 @@ def _small_ghosts(run: Run) -> Iterator[Message]:
         )
 
 
-def _rows_left_out(run: Run) -> Iterator[Message]:
+def _rows_left_out(run: Prospect) -> Iterator[Message]:
     left, batching = run.batching.left_out(run.rows), run.batching
     if left == 0 or not run.ends_an_epoch:
         return
@@ -208,26 +245,26 @@ def _rows_left_out(run: Run) -> Iterator[Message]:
             message=f'{message}. Write "last_batch": "merge" to train on all.',
         )
         return
-    index = next(index for index, layer in enumerate(run.plan.layers) if ghost_of(layer))
+    ghosts = Alike([norm for norm in run.norms if ghost_of(norm.layer)])
     common = math.gcd(run.rows, batching.size)
     yield Message(
-        field=f"network.layers[{index}].virtual_batch_size",
+        field=ghosts.field("virtual_batch_size"),
         severity="warning",
         code="rows_left_out",
-        message=f"{message}, since the last batch must be whole ghost batches, too."
+        message=f"{message}, since the last batch must be whole ghost batches of {ghosts.names}, too."
         + (f" Write a virtual_batch_size that divides {common} to train on all." if common > 1 else ""),
     )
 
 
-def _renorm_bounds(run: Run) -> Iterator[Message]:
-    for _, alike in run.alike(lambda norm: _unbounded(norm.spec.clipping) if norm.spec.renorm else None):
+def _renorm_bounds(run: Prospect) -> Iterator[Message]:
+    for plain, alike in run.alike(_unbounded):
+        begin = "0 and 1, so that nothing is normalized at first" if plain else "what the initializers give"
         yield Message(
             field=alike.field("renorm_clipping"),
             severity="warning",
             code="renorm_without_clipping",
-            message=f"Without bounds, renorm normalizes {alike.names} with moving averages from the first step on. "
-            'With their initial values, 0 and 1, y is x itself, not normalized. Write "renorm_clipping": "paper", or '
-            "bounds of your own.",
+            message=f"Without bounds, renorm normalizes {alike.names} with moving averages from the first step on, "
+            f'and these begin with {begin}. Write "renorm_clipping": "paper", or bounds of your own.',
         )
     for _, alike in run.alike(lambda norm: _bounded_above_alone(norm.spec.clipping) if norm.spec.renorm else None):
         yield Message(
@@ -239,15 +276,19 @@ def _renorm_bounds(run: Run) -> Iterator[Message]:
         )
 
 
-def _unbounded(clipping: RenormClipping) -> Literal[True] | None:
-    return True if clipping.fixed and clipping.at(0) == UNBOUNDED else None
+def _unbounded(norm: Norm) -> bool | None:
+    """Of a renorm without bounds, whether its averages begin with 0 and 1."""
+    clipping = norm.spec.clipping
+    return (
+        _starts_at_0_and_1(norm.spec) if norm.spec.renorm and clipping.fixed and clipping.at(0) == UNBOUNDED else None
+    )
 
 
 def _bounded_above_alone(clipping: RenormClipping) -> Literal[True] | None:
     return True if clipping.rmax is not None and clipping.rmin is None else None
 
 
-def _renorm_schedules(run: Run) -> Iterator[Message]:
+def _renorm_schedules(run: Prospect) -> Iterator[Message]:
     def unreached(norm: Norm) -> Clips | None:
         end = norm.spec.clipping.at(run.steps - 1)
         return end if norm.spec.renorm and end != norm.spec.clipping.at(LAST_STEP) else None
@@ -264,7 +305,7 @@ def _renorm_schedules(run: Run) -> Iterator[Message]:
         )
 
 
-def _norm_over_all_channels(run: Run) -> Iterator[Message]:
+def _norm_over_all_channels(run: Prospect) -> Iterator[Message]:
     def shrinking(norm: Norm) -> tuple[Constraint, int] | None:
         constraint, shape = norm.spec.gamma_constraint, parameter_shape(norm.spec, norm.layer.output_shape)
         if constraint is None or constraint.name == "non_neg" or len(shape) > 1:
@@ -283,7 +324,7 @@ def _norm_over_all_channels(run: Run) -> Iterator[Message]:
         )
 
 
-def _redundant_biases(run: Run) -> Iterator[Message]:
+def _redundant_biases(run: Prospect) -> Iterator[Message]:
     layers = {layer.name: (index, layer) for index, layer in enumerate(run.plan.layers)}
     readers = [name for layer in run.plan.layers for name in layer.inputs]
     pairs: list[tuple[int, str]] = []
@@ -307,7 +348,7 @@ def _centres_away(norm: Norm) -> bool:
     return norm.spec.center and not norm.spec.renorm and len(norm.layer.output_shape) in norm.spec.axes
 
 
-def _warmup(run: Run) -> Iterator[Message]:
+def _warmup(run: Prospect) -> Iterator[Message]:
     warmup = run.training.schedule.warmup_steps
     if warmup >= run.steps:
         yield Message(

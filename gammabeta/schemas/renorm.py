@@ -10,16 +10,18 @@ TensorFlow a bound that is missing does not bind: rmax and dmax are infinite, an
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from itertools import pairwise
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, Discriminator, Field, GetJsonSchemaHandler, Tag, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
 
-from gammabeta.schemas.base import MANY, ONE, ONE_OR_MANY, AtMost, Request, wrong
+from gammabeta.schemas.base import MANY, ONE, ONE_OR_MANY, AtMost, Count, Number, Request, wrong
 
-Bound: TypeAlias = Annotated[float, Field(ge=0, le=1e38)]
-Step: TypeAlias = Annotated[int, Field(ge=0, le=1_000_000_000)]
+Bound: TypeAlias = Annotated[Number, Field(ge=0, le=1e38)]
+Step: TypeAlias = Annotated[Count, Field(ge=0, le=1_000_000_000)]
 
 RECIPROCAL = "1/rmax"
 PAPER = "paper"
@@ -36,9 +38,7 @@ def _check_rising(schedule: tuple[tuple[int, float], ...]) -> tuple[tuple[int, f
     return schedule
 
 
-Knots: TypeAlias = Annotated[
-    tuple[tuple[Step, Bound], ...], AtMost(1_000), Field(min_length=1), AfterValidator(_check_rising)
-]
+Knots: TypeAlias = Annotated[tuple[tuple[Step, Bound], ...], AtMost(1_000, least=1), AfterValidator(_check_rising)]
 Scheduled: TypeAlias = Annotated[Annotated[Bound, ONE] | Annotated[Knots, MANY], ONE_OR_MANY]
 
 
@@ -98,6 +98,14 @@ class RenormClipping(Request):
                 )
         return self
 
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        reference = handler(core_schema)
+        schema = handler.resolve_ref_schema(reference)
+        bounds = {key: schema.pop(key) for key in ("type", "properties", "additionalProperties") if key in schema}
+        schema["anyOf"] = [bounds, {"type": "string", "const": PAPER}]
+        return reference
+
     def at(self, step: int) -> Clips:
         """The bounds of the update that follows `step` others."""
         rmax = _at(self.rmax, step, math.inf)
@@ -119,12 +127,11 @@ def _at(bound: Scheduled | str | None, step: int, missing: float) -> float:
         return missing
     if not isinstance(bound, tuple):
         return bound
-    if step <= bound[0][0]:
-        return bound[0][1]
-    for (start, low), (end, high) in pairwise(bound):
-        if step < end:
-            return low + (high - low) * (step - start) / (end - start)
-    return bound[-1][1]
+    after = bisect_right(bound, step, key=lambda knot: knot[0])
+    if after in (0, len(bound)):
+        return bound[max(after - 1, 0)][1]
+    (start, low), (end, high) = bound[after - 1 : after + 1]
+    return low + (high - low) * (step - start) / (end - start)
 
 
 NO_CLIPPING = RenormClipping()

@@ -22,8 +22,8 @@ from gammabeta.schemas.presets import BatchNormOptions, ResnetPreset
 
 
 @dataclass(frozen=True)
-class Shape:
-    """Of a network: the blocks of each stage and their filters."""
+class Stages:
+    """Of a network: the blocks of each, and their filters."""
 
     blocks: tuple[int, ...]
     filters: tuple[int, ...]
@@ -33,13 +33,13 @@ class Shape:
 
 
 _CIFAR, _IMAGENET = (16, 32, 64), (64, 128, 256, 512)
-SHAPES = {
-    20: Shape((3, 3, 3), _CIFAR, large=False),
-    32: Shape((5, 5, 5), _CIFAR, large=False),
-    56: Shape((9, 9, 9), _CIFAR, large=False),
-    18: Shape((2, 2, 2, 2), _IMAGENET),
-    34: Shape((3, 4, 6, 3), _IMAGENET),
-    50: Shape((3, 4, 6, 3), _IMAGENET, bottleneck=True),
+STAGES = {
+    20: Stages((3, 3, 3), _CIFAR, large=False),
+    32: Stages((5, 5, 5), _CIFAR, large=False),
+    56: Stages((9, 9, 9), _CIFAR, large=False),
+    18: Stages((2, 2, 2, 2), _IMAGENET),
+    34: Stages((3, 4, 6, 3), _IMAGENET),
+    50: Stages((3, 4, 6, 3), _IMAGENET, bottleneck=True),
 }
 EXPANSION = 4
 """How many times the filters of its 3x3 convolution a bottleneck gives."""
@@ -47,19 +47,19 @@ EXPANSION = 4
 
 def resnet(preset: ResnetPreset) -> Iterator[AnyLayer]:
     """The layers of a preset, each named after its stage and block."""
-    shape, write = SHAPES[preset.depth], Writer(preset)
+    stages, write = STAGES[preset.depth], Writer(preset)
     yield from write.convolution(
-        "stem", INPUT, shape.filters[0], kernel=7 if shape.large else 3, stride=1 + shape.large
+        "stem", INPUT, stages.filters[0], kernel=7 if stages.large else 3, stride=1 + stages.large
     )
-    if shape.large:
+    if stages.large:
         yield MaxPool(name="stem_pool", pool_size=3, strides=2, padding="same")
-    before, channels = "stem_pool" if shape.large else "stem_activation", shape.filters[0]
-    for stage, (count, filters) in enumerate(zip(shape.blocks, shape.filters, strict=True), start=1):
+    before, channels = "stem_pool" if stages.large else "stem_activation", stages.filters[0]
+    for stage, (count, filters) in enumerate(zip(stages.blocks, stages.filters, strict=True), start=1):
         for number in range(1, count + 1):
             name, stride = f"stage{stage}_block{number}", 2 if stage > 1 and number == 1 else 1
-            given = filters * (EXPANSION if shape.bottleneck else 1)
+            given = filters * (EXPANSION if stages.bottleneck else 1)
             projected = stride > 1 or channels != given
-            yield from write.block(name, before, filters, stride, projected=projected, bottleneck=shape.bottleneck)
+            yield from write.block(name, before, filters, stride, projected=projected, bottleneck=stages.bottleneck)
             before, channels = f"{name}_activation", given
     yield GlobalAveragePool(name="pool")
     yield Dense(

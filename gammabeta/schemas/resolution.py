@@ -13,13 +13,14 @@ from typing import Any, Literal, TypeAlias
 from gammabeta.errors import InvalidRequest
 from gammabeta.schemas.batching import batching_of, ghost_of, values_per_channel
 from gammabeta.schemas.datasets import DatasetManifest, Feature, Target
-from gammabeta.schemas.jobs import DryRun, LayerRow, ResolvedTrainRequest, TrainRequest
+from gammabeta.schemas.expansion import as_written, refusing_as_written
+from gammabeta.schemas.jobs import DryRun, LayerRow, Message, ResolvedTrainRequest, TrainRequest
 from gammabeta.schemas.layers import Activation, Dense
 from gammabeta.schemas.measuring import Shape
 from gammabeta.schemas.networks import LayersNetwork, NetworkSpec
 from gammabeta.schemas.normalization import BATCH_NORM_ARGUMENTS, BatchNorm
 from gammabeta.schemas.plans import LayerPlan, NetworkPlan, plan_network
-from gammabeta.schemas.remarks import Run, remarks
+from gammabeta.schemas.remarks import Prospect, remarks
 from gammabeta.schemas.training import CLASS_LOSSES, SGD, Adam, AdamW, LossName, RMSprop, TrainingSpec
 
 Task: TypeAlias = Literal["classes", "binary", "number"]
@@ -31,6 +32,8 @@ class Resolved:
     """A request that can run."""
 
     request: ResolvedTrainRequest
+    written: NetworkSpec
+    """The network as it was sent."""
     plan: NetworkPlan
     task: Task
 
@@ -45,22 +48,24 @@ def resolve(request: TrainRequest, *, dataset_id: str, manifest: DatasetManifest
     loss = _loss(training, target, request.network)
     task = _task(loss)
     plan = plan_network(request.network, input_shape=input_shape(manifest), outputs=_outputs(task, target))
-    _check_last_activation(plan, task)
-    _check_stopping(training, target)
-    _check_batch(training, manifest)
-    _check_ghosts(training, plan, rows_trained(training, manifest))
-    _check_missing(request, manifest)
+    network = plan.as_network()
+    with refusing_as_written(request.network, network.layers):
+        _check_last_activation(plan, task)
+        _check_stopping(training, target)
+        _check_batch(training, manifest)
+        _check_ghosts(training, plan, rows_trained(training, manifest))
+        _check_missing(request, manifest)
     settled = ResolvedTrainRequest(
         dataset=dataset_id,
         model=request.model,
-        network=plan.as_network(),
+        network=network,
         preprocessing=request.preprocessing,
         training=training.model_copy(update={"loss": loss}),
         resources=request.resources,
         priority=request.priority,
         metadata=request.metadata,
     )
-    return Resolved(request=settled, plan=plan, task=task)
+    return Resolved(request=settled, written=request.network, plan=plan, task=task)
 
 
 def plan_of(request: ResolvedTrainRequest, manifest: DatasetManifest) -> tuple[NetworkPlan, Task]:
@@ -209,10 +214,11 @@ def _check_ghosts(training: TrainingSpec, plan: NetworkPlan, rows: int) -> None:
             fitting = max(1, size // ghost) * ghost
             remedies = [f"{divisor}" for divisor in _divisors(size, near=ghost)[:1]]
             remedies += [f"a batch_size of {fitting}"] if fitting <= rows else []
+            advice = f"Write {' or '.join(remedies)}, or leave" if remedies else "Leave"
             raise InvalidRequest.of(
                 f"network.layers[{index}].virtual_batch_size",
-                f"of '{layer.name}' must divide batch_size: {size} rows are not whole ghost batches of {ghost}. "
-                f"Write {' or '.join(remedies)}, or leave it out.",
+                f"of '{layer.name}' must divide batch_size: batches of {size} are not whole ghost batches of {ghost}. "
+                f"{advice} it out.",
                 ghost,
             )
 
@@ -238,7 +244,7 @@ def _check_missing(request: TrainRequest, manifest: DatasetManifest) -> None:
 def dry_run(resolved: Resolved, manifest: DatasetManifest) -> DryRun:
     """What the run would be: its layers, its size, its steps, and remarks."""
     plan, training = resolved.plan, resolved.request.training
-    run = Run(
+    run = Prospect(
         plan=plan,
         training=training,
         rows=rows_trained(training, manifest),
@@ -251,8 +257,14 @@ def dry_run(resolved: Resolved, manifest: DatasetManifest) -> DryRun:
         parameters=plan.parameters,
         memory_bytes=memory_bytes(plan, training, manifest),
         steps=run.steps,
-        messages=tuple(remarks(run)),
+        messages=tuple(_as_written(each, resolved) for each in remarks(run)),
     )
+
+
+def _as_written(remark: Message, resolved: Resolved) -> Message:
+    layers = resolved.request.network.layers
+    field, message = as_written(remark.field, remark.message, network=resolved.written, layers=layers)
+    return remark.model_copy(update={"field": field, "message": message})
 
 
 def _row(layer: LayerPlan, batch_size: int) -> LayerRow:
@@ -290,8 +302,8 @@ def _norm_details(norm: BatchNorm, shape: Shape, batch_size: int) -> dict[str, A
 
 
 def memory_bytes(plan: NetworkPlan, training: TrainingSpec, manifest: DatasetManifest) -> int:
-    """Bytes: parameters, gradients and optimizer slots in float32, and each activation of the largest batch once
-    forward and once back. A merged last batch may have almost twice the batch size."""
+    """Bytes: parameters, gradients and optimizer slots in float32, and each activation of the largest batch, padding
+    counted, once forward and once back. A merged last batch may have almost twice the batch size."""
     batching = batching_of(training, plan)
     batch = max(batching.size, batching.last_rows(rows_trained(training, manifest)))
     match training.optimizer:

@@ -6,10 +6,11 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from gammabeta.schemas.base import Request, refuse_not_yet, wrong
+from gammabeta.schemas.base import HELD, Count, Epsilon, Flag, Number, Request, refuse_not_yet, wrong
 
-LearningRate: TypeAlias = Annotated[float, Field(gt=0, le=1_000)]
-Fraction: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
+LearningRate: TypeAlias = Annotated[Number, Field(gt=0, le=1_000)]
+Fraction: TypeAlias = Annotated[Number, Field(ge=0, lt=1)]
+WeightDecay: TypeAlias = Annotated[Number, Field(ge=0, le=1e6)]
 
 
 class Adam(Request):
@@ -19,9 +20,9 @@ class Adam(Request):
     learning_rate: LearningRate = 1e-3
     beta_1: Fraction = 0.9
     beta_2: Fraction = 0.999
-    epsilon: float = Field(default=1e-7, gt=0)
+    epsilon: Epsilon = 1e-7
     """Keras' default; torch's is 1e-8."""
-    weight_decay: float = Field(default=0.0, ge=0)
+    weight_decay: WeightDecay = 0.0
     """Added to the gradient; not applied to gamma, beta and biases."""
 
 
@@ -32,8 +33,8 @@ class AdamW(Request):
     learning_rate: LearningRate = 1e-3
     beta_1: Fraction = 0.9
     beta_2: Fraction = 0.999
-    epsilon: float = Field(default=1e-7, gt=0)
-    weight_decay: float = Field(default=0.004, ge=0)
+    epsilon: Epsilon = 1e-7
+    weight_decay: WeightDecay = 0.004
     """Not applied to gamma, beta and biases. Keras' default."""
 
 
@@ -45,8 +46,8 @@ class RMSprop(Request):
     rho: Fraction = 0.9
     """The weight of the old mean square (torch: alpha)."""
     momentum: Fraction = 0.0
-    epsilon: float = Field(default=1e-7, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
+    epsilon: Epsilon = 1e-7
+    weight_decay: WeightDecay = 0.0
 
 
 class SGD(Request):
@@ -55,8 +56,8 @@ class SGD(Request):
     name: Literal["sgd"] = "sgd"
     learning_rate: LearningRate = 1e-2
     momentum: Fraction = 0.0
-    nesterov: bool = False
-    weight_decay: float = Field(default=0.0, ge=0)
+    nesterov: Flag = False
+    weight_decay: WeightDecay = 0.0
 
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> SGD:
@@ -71,7 +72,7 @@ Optimizer: TypeAlias = Annotated[Adam | AdamW | RMSprop | SGD, Field(discriminat
 class Schedule(Request):
     """What every schedule has: a linear warm-up from 0 over the first steps."""
 
-    warmup_steps: int = Field(default=0, ge=0, le=10_000_000)
+    warmup_steps: Count = Field(default=0, ge=0, le=10_000_000)
 
 
 class ConstantSchedule(Schedule):
@@ -84,15 +85,15 @@ class CosineSchedule(Schedule):
     """From the learning rate down to `final_fraction` of it along half a cosine, over the steps after the warm-up."""
 
     name: Literal["cosine"] = "cosine"
-    final_fraction: float = Field(default=0.0, ge=0, le=1)
+    final_fraction: Number = Field(default=0.0, ge=0, le=1)
 
 
 class StepSchedule(Schedule):
     """The learning rate times `factor` each `every_epochs` epochs."""
 
     name: Literal["step"] = "step"
-    every_epochs: int = Field(ge=1, le=100_000)
-    factor: float = Field(default=0.1, gt=0, le=1)
+    every_epochs: Count = Field(ge=1, le=100_000)
+    factor: Number = Field(default=0.1, gt=0, le=1)
 
 
 AnySchedule: TypeAlias = Annotated[ConstantSchedule | CosineSchedule | StepSchedule, Field(discriminator="name")]
@@ -105,8 +106,8 @@ class EarlyStopping(Request):
     batch-norm state are what is published."""
 
     metric: StoppingMetric = "val_loss"
-    patience: int = Field(default=5, ge=1, le=10_000)
-    min_delta: float = Field(default=0.0, ge=0)
+    patience: Count = Field(default=5, ge=1, le=10_000)
+    min_delta: Number = Field(default=0.0, ge=0)
 
     @property
     def higher_is_better(self) -> bool:
@@ -125,10 +126,10 @@ LastBatch: TypeAlias = Literal["merge", "drop", "keep"]
 class TrainingSpec(Request):
     """The run: how long, with which batches, optimizer and loss."""
 
-    epochs: int = Field(default=10, ge=1, le=100_000)
-    max_steps: int | None = Field(default=None, ge=1, le=1_000_000_000)
+    epochs: Count = Field(default=10, ge=1, le=100_000)
+    max_steps: Count | None = Field(default=None, ge=1, le=1_000_000_000)
     """End exactly after this many optimizer steps, if `epochs` have not ended before."""
-    batch_size: int = Field(default=32, ge=1, le=1_000_000)
+    batch_size: Count = Field(default=32, ge=1, le=1_000_000)
     last_batch: LastBatch = "merge"
     """What becomes of the rows that are left over at the end of an epoch: they join the batch before them, are dropped
     (other ones in each epoch, as each has an order of its own), or are a batch by themselves."""
@@ -136,12 +137,12 @@ class TrainingSpec(Request):
     loss: LossName | Literal["auto"] = "auto"
     """auto: classes: sparse_categorical_crossentropy, or binary_crossentropy where the last layer gives one number;
     numbers: mean_squared_error."""
-    seed: int = Field(default=0, ge=0, lt=2**63)
-    validation_fraction: float = Field(default=0.1, ge=0, le=0.5)
+    seed: Count = Field(default=0, ge=0, lt=2**63)
+    validation_fraction: Number = Field(default=0.1, ge=0, le=0.5)
     """Of the training rows, drawn by the seed; 0: none."""
     early_stopping: EarlyStopping | None = None
     schedule: AnySchedule = ConstantSchedule()
-    clip_norm: float | None = Field(default=None, gt=0)
+    clip_norm: Annotated[Number, Field(gt=0, le=1e38), HELD] | None = None
     """The largest global norm of the gradient."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: autocast; parameters and batch-norm state stay float32."""

@@ -97,14 +97,15 @@ def test_network_is_trained_and_served(
     assert_served(got, data, trained_here(got, data, tmp_path / "twin"))
 
 
-@pytest.mark.parametrize(("last", "steps"), [("merge", WHOLE), ("drop", WHOLE), ("keep", WHOLE + 1)])
+@pytest.mark.parametrize(("last", "single"), [("merge", 0), ("drop", 0), ("keep", 2)])
 def test_one_row_too_many_trains_whatever_becomes_of_it(
-    stack: Stack, splits: Splits, tmp_path: Path, last: str, steps: int
+    stack: Stack, splits: Splits, tmp_path: Path, last: str, single: int
 ) -> None:
     data = splits["rows"]
     got = finished(stack, submitted(stack, data, MLP, last_batch=last))
-    assert got.row["updates"] == got.job["progress"]["steps"] == 2 * steps
-    assert got.row["skipped"] == 0
+    assert (got.row["updates"], got.row["single"], got.row["skipped"]) == (2 * WHOLE, single, 0)
+    assert got.job["progress"]["steps"] == 2 * WHOLE + single
+    assert ("one_value_per_channel" in got.warnings) == (single > 0)
     assert None not in got.series()["loss"]["value"]
     assert not any(event["type"] == "batch_skipped" for event in got.events())
     assert_served(got, data, trained_here(got, data, tmp_path / "twin"))

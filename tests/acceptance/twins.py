@@ -197,8 +197,8 @@ def assert_served(outcome: Outcome, data: Data, twin: Twin) -> None:
 
 
 def _assert_rows(row: dict[str, Any], norm: BatchNorm) -> None:
-    counts = (row["name"], row["channels"], row["updates"], row["skipped"])
-    assert counts == (norm.spec.name, norm.channels, norm.updates, norm.skipped)
+    counts = (row["name"], row["channels"], row["updates"], row["skipped"], row["single"])
+    assert counts == (norm.spec.name, norm.channels, norm.updates, norm.skipped, norm.single)
     for key in ARRAYS:
         own = getattr(norm, key)
         assert (row[key] is None) == (own is None), key

@@ -173,6 +173,14 @@ def test_a_job_is_read_from_yaml_and_followed_to_its_end(run: Run, service: Fake
     assert orjson.loads(service.requests[0].content) == JOB
 
 
+def test_numbers_of_json_are_numbers_in_yaml(run: Run, service: FakeService, tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("rates: [1e-3, -2E+4, 1.5e-3, 7]\nnames: [e-3, '1e-3', 1e]\n")
+    service.on("POST", "/v1/jobs", ok(job("queued"), 202))
+    run("train", str(tmp_path / "job.yaml"))
+    sent = orjson.loads(service.requests[0].content)
+    assert sent == {"rates": [0.001, -20_000, 0.0015, 7], "names": ["e-3", "1e-3", "1e"]}
+
+
 def test_a_failed_job_is_exit_code_one(run: Run, service: FakeService, tmp_path: Path) -> None:
     (tmp_path / "job.json").write_text(json.dumps(JOB))
     service.on("POST", "/v1/jobs", ok(job("queued"), 202))
@@ -321,7 +329,7 @@ def test_an_alias_is_moved(run: Run, service: FakeService) -> None:
 
 
 def shown(run: Run, service: FakeService, channels: int, *options: str, **arguments: Any) -> str:
-    changed = {key: arguments.pop(key) for key in ("axis", "skipped") if key in arguments}
+    changed = {key: arguments.pop(key) for key in ("axis", "updates", "skipped", "single") if key in arguments}
     state = BatchNormState((replace(layer_state(channels), **changed),))
     service.on("GET", "/v1/models/digits/versions/2/batchnorm", ok(batchnorm_answer(state, **arguments)))
     ran = run("batchnorm", "show", "digits", "--version", "2", *options)
@@ -355,6 +363,13 @@ def test_all_channels_are_shown_when_asked_for(run: Run, service: FakeService) -
 
 def test_a_layer_that_is_cold_is_pointed_at(run: Run, service: FakeService) -> None:
     assert "37% of the moving statistics is still their initial value" in " ".join(shown(run, service, 3).split())
+
+
+def test_a_layer_of_single_values_is_told_to_take_more_rows(run: Run, service: FakeService) -> None:
+    text = " ".join(shown(run, service, 3, updates=0, single=40).split())
+    assert "40 batches had one value per channel: the mean moved, the variance did not." in text
+    assert "100% of the moving variance is still its initial value. Train with more rows in a batch." in text
+    assert "Train longer" not in text
 
 
 def test_arguments_that_are_not_at_their_defaults_are_shown(run: Run, service: FakeService) -> None:

@@ -122,7 +122,7 @@ def batchnorm_answer(state: BatchNormState, *, digest: str | None = None, **argu
 
 
 def _layer_answer(layer: LayerState, arguments: dict[str, Any]) -> dict[str, Any]:
-    names = ("name", "axis", "epsilon", "momentum", "updates", "skipped", "channels", "initial_weight")
+    names = ("name", "axis", "epsilon", "momentum", "updates", "skipped", "single", "channels", "initial_weight")
     norm = BatchNorm(name=layer.name, axis=layer.axis, momentum=layer.momentum, fused=False)
     answer = {name: getattr(layer, name) for name in names} | {
         "torch_momentum": 0.01,

@@ -121,7 +121,7 @@ def test_a_limit_is_not_exceeded(service: FakeService) -> None:
     "network",
     [
         gammabeta.MlpPreset(hidden=(64,)),
-        gammabeta.MlpPreset(batch_norm=gammabeta.BatchNormOptions(layer=gammabeta.BatchNorm(momentum=0.9))),
+        gammabeta.MlpPreset(batch_norm=gammabeta.BatchNormOptions(momentum=0.9)),
         gammabeta.CnnPreset(filters=(4,), hidden=(), batch_norm=("none",)),
         gammabeta.LayersNetwork(layers=(gammabeta.Dense(units="classes"),)),
     ],

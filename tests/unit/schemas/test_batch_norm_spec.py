@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
+from gammabeta.errors import InvalidRequest
 from gammabeta.schemas.constraints import Constraint
 from gammabeta.schemas.initializers import Initializer
 from gammabeta.schemas.normalization import BATCH_NORM_ARGUMENTS, BatchNorm
 from gammabeta.schemas.regularizers import Regularizer
 from gammabeta.schemas.renorm import RenormClipping
-from tests.unit.schemas.refusals import plan_of_layer, refused, refused_fields
+from tests.unit.schemas.refusals import plan, plan_of_layer, refused, refused_fields
 
 IMAGE = (8, 8, 4)
 L1L2 = {"class_name": "L1L2", "config": {"l1": 0.01, "l2": 0.02}}
@@ -31,17 +32,24 @@ def clipping(**given: Any) -> dict[str, Any]:
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"momentum": 1.5}, "momentum", "less than or equal to 1"),
     ({"momentum": -0.1}, "momentum", "greater than or equal to 0"),
-    ({"momentum": True}, "momentum", "must be a number, not true or false"),
+    ({"momentum": True}, "momentum", "must be a number"),
     ({"epsilon": 0}, "epsilon", "greater than 0"),
     ({"epsilon": -1}, "epsilon", "greater than 0"),
     ({"epsilon": 1e-60}, "epsilon", "at least 1e-37"),
     ({"renorm": True, "renorm_momentum": 1.01}, "renorm_momentum", "less than or equal to 1"),
     ({"momentun": 0.9}, "momentun", "not a field"),
     ({"name": "a/b"}, "name", "letters, digits"),
-    ({"fused": "perhaps"}, "fused", "boolean"),
-    ({"trainable": 3}, "trainable", "boolean"),
+    ({"fused": "perhaps"}, "fused", "must be true or false"),
+    ({"trainable": 3}, "trainable", "must be true or false"),
     ({"virtual_batch_size": 0}, "virtual_batch_size", "greater than or equal to 1"),
-    ({"virtual_batch_size": True}, "virtual_batch_size", "must be a number"),
+    ({"virtual_batch_size": True}, "virtual_batch_size", "must be a whole number"),
+    ({"momentum": "0.9"}, "momentum", "must be a number"),
+    ({"epsilon": "1e-3"}, "epsilon", "must be a number"),
+    ({"center": "off"}, "center", "must be true or false"),
+    ({"scale": 0.0}, "scale", "must be true or false"),
+    ({"fused": "no"}, "fused", "must be true or false"),
+    ({"virtual_batch_size": "4"}, "virtual_batch_size", "must be a whole number"),
+    ({"virtual_batch_size": 4.0}, "virtual_batch_size", "must be a whole number"),
     # axis
     ({"axis": 0}, "axis", "that is the batch"),
     ({"axis": [0, 1]}, "axis", "that is the batch"),
@@ -50,9 +58,9 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"axis": 4}, "axis", "between 1 and 3, or between -3 and -1"),
     ({"axis": -4}, "axis", "between 1 and 3, or between -3 and -1"),
     ({"axis": [1, 7]}, "axis", "between 1 and 3"),
-    ({"axis": 1.0}, "axis", "valid integer"),
-    ({"axis": True}, "axis", "valid integer"),
-    ({"axis": [1, 2.5]}, "axis[1]", "valid integer"),
+    ({"axis": 1.0}, "axis", "must be a whole number"),
+    ({"axis": True}, "axis", "must be a whole number"),
+    ({"axis": [1, 2.5]}, "axis[1]", "must be a whole number"),
     ({"axis": []}, "axis", "at least 1 entry"),
     ({"axis": list(range(1, 20))}, "axis", "at most 8 entries"),
     # initializers
@@ -62,19 +70,27 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"gamma_initializer": "constant"}, "gamma_initializer", "needs config.value"),
     ({"gamma_initializer": [1, 2]}, "gamma_initializer", "a list of 4"),
     ({"moving_mean_initializer": config("Constant", value=[1])}, "moving_mean_initializer", "a list of 4"),
-    ({"gamma_initializer": []}, "gamma_initializer.value", "at least 1 entry"),
-    ({"gamma_initializer": [1, 2, "x", 4]}, "gamma_initializer.value[2]", "valid number"),
+    ({"gamma_initializer": []}, "gamma_initializer", "at least 1 entry"),
+    ({"gamma_initializer": [1, 2, "x", 4]}, "gamma_initializer[2]", "must be a number"),
     ({"gamma_initializer": config("RandomNormal", std=1)}, "gamma_initializer", "does not take std. It takes mean"),
     (
         {"gamma_initializer": config("RandomNormal", stddev=-1)},
-        "gamma_initializer.stddev",
+        "gamma_initializer.config.stddev",
         "greater than or equal to 0",
     ),
-    ({"gamma_initializer": config("RandomUniform", minval=1)}, "gamma_initializer", "not be greater than maxval"),
+    (
+        {"gamma_initializer": config("RandomUniform", minval=1)},
+        "gamma_initializer.config.minval",
+        "not be greater than maxval",
+    ),
     ({"gamma_initializer": {"name": "zeros", "stddev": 1}}, "gamma_initializer", "It takes nothing"),
     ({"gamma_initializer": {"class_name": "Zeros", "stddev": 1}}, "gamma_initializer", "into its config"),
-    ({"gamma_initializer": config("VarianceScaling", scale=0)}, "gamma_initializer.scale", "greater than 0"),
-    ({"gamma_initializer": config("VarianceScaling", mode="in")}, "gamma_initializer.mode", "'fan_in', 'fan_out'"),
+    ({"gamma_initializer": config("VarianceScaling", scale=0)}, "gamma_initializer.config.scale", "greater than 0"),
+    (
+        {"gamma_initializer": config("VarianceScaling", mode="in")},
+        "gamma_initializer.config.mode",
+        "'fan_in', 'fan_out'",
+    ),
     ({"moving_variance_initializer": "he_normal"}, "moving_variance_initializer", "negative variance"),
     ({"moving_variance_initializer": [1, 1, -1, 1]}, "moving_variance_initializer", "negative variance"),
     ({"moving_variance_initializer": config("Constant", value=-1)}, "moving_variance_initializer", "negative variance"),
@@ -82,6 +98,18 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
         {"moving_variance_initializer": config("TruncatedNormal", mean=1, stddev=0.6)},
         "moving_variance_initializer",
         "negative variance",
+    ),
+    ({"gamma_initializer": [True, 1, 1, 1]}, "gamma_initializer[0]", "must be a number"),
+    ({"gamma_initializer": config("Constant", value=True)}, "gamma_initializer.config.value", "must be a number"),
+    ({"gamma_initializer": config("Constant", value=[1, "x"])}, "gamma_initializer.config.value[1]", "a number"),
+    ({"gamma_initializer": config("Ones", seed=1)}, "gamma_initializer", "It takes nothing"),
+    ({"gamma_initializer": config("RandomNormal", seed=True)}, "gamma_initializer.config.seed", "a whole number"),
+    ({"gamma_initializer": config("RandomNormal", stddev=1e38)}, "gamma_initializer.config.stddev", "equal to 1000000"),
+    ({"gamma_initializer": config("Constant", value=1e13)}, "gamma_initializer.config.value", "equal to 1000000000000"),
+    ({"gamma_initializer": {"name": "random_normal", "stddev": -1}}, "gamma_initializer.stddev", "equal to 0"),
+    *(
+        ({"gamma_initializer": {"class_name": "Ones", "config": given}}, "gamma_initializer", "'config' must be an")
+        for given in ([], 0, False, "")
     ),
     # regularizers
     ({"gamma_regularizer": "l1l2"}, "gamma_regularizer", 'Write {"class_name": "L1L2", "config": {"l1": 0.01'),
@@ -93,32 +121,49 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"gamma_regularizer": "orthogonal_regularizer"}, "gamma_regularizer", "is not supported"),
     ({"gamma_regularizer": config("L2", l1=1)}, "gamma_regularizer", "l2 does not take l1"),
     ({"gamma_regularizer": {"name": "l2", "l1": 1}}, "gamma_regularizer", "l2 does not take l1"),
-    ({"beta_regularizer": config("L2", l2=-1)}, "beta_regularizer.l2", "greater than or equal to 0"),
-    ({"beta_regularizer": config("L2", l2=float("inf"))}, "beta_regularizer.l2", "finite"),
+    ({"beta_regularizer": config("L2", l2=-1)}, "beta_regularizer.config.l2", "greater than or equal to 0"),
+    ({"beta_regularizer": config("L2", l2=float("inf"))}, "beta_regularizer.config.l2", "finite"),
     ({"beta_regularizer": "l2", "center": False}, "beta_regularizer", 'needs beta, and "center" is false'),
     ({"gamma_regularizer": "l2", "scale": False}, "gamma_regularizer", 'needs gamma, and "scale" is false'),
+    ({"gamma_regularizer": {"l1": True}}, "gamma_regularizer.l1", "must be a number"),
+    ({"gamma_regularizer": config("L1", l1=True)}, "gamma_regularizer.config.l1", "must be a number"),
     # constraints
     ({"gamma_constraint": "maxnorm"}, "gamma_constraint", "Keras 2 alone. Write max_norm"),
     ({"gamma_constraint": "nonneg"}, "gamma_constraint", "Keras 2 alone. Write non_neg"),
     ({"gamma_constraint": "radial_constraint"}, "gamma_constraint", "is not supported"),
     ({"gamma_constraint": "positive"}, "gamma_constraint", "must be one of max_norm"),
     ({"gamma_constraint": config("MaxNorm", max=1)}, "gamma_constraint", "max_norm does not take max"),
-    ({"gamma_constraint": config("MaxNorm", max_value=-1)}, "gamma_constraint.max_value", "equal to 0"),
-    ({"gamma_constraint": config("MaxNorm", max_value=1e300)}, "gamma_constraint.max_value", "less than or equal to"),
-    ({"gamma_constraint": config("MinMaxNorm", min_value=3)}, "gamma_constraint", "not be greater than max_value"),
-    ({"gamma_constraint": config("MinMaxNorm", rate=3)}, "gamma_constraint.rate", "less than or equal to 1"),
+    ({"gamma_constraint": config("MaxNorm", max_value=-1)}, "gamma_constraint.config.max_value", "equal to 0"),
+    (
+        {"gamma_constraint": config("MaxNorm", max_value=1e300)},
+        "gamma_constraint.config.max_value",
+        "less than or equal to",
+    ),
+    (
+        {"gamma_constraint": config("MinMaxNorm", min_value=3)},
+        "gamma_constraint.config.min_value",
+        "not be greater than max_value",
+    ),
+    ({"gamma_constraint": config("MinMaxNorm", rate=3)}, "gamma_constraint.config.rate", "less than or equal to 1"),
     ({"gamma_constraint": {"name": "unit_norm", "rate": 1}}, "gamma_constraint", "does not take rate"),
-    ({"gamma_constraint": config("UnitNorm", axis=1)}, "gamma_constraint.axis", "between -1 and 0: the shape is [4]"),
-    ({"gamma_constraint": config("UnitNorm", axis=[0, 0])}, "gamma_constraint.axis", "each axis once"),
-    ({"gamma_constraint": config("UnitNorm", axis=[0, -1])}, "gamma_constraint.axis", "each axis once; -1"),
-    ({"gamma_constraint": config("UnitNorm", axis=0.0)}, "gamma_constraint.axis", "valid integer"),
+    (
+        {"gamma_constraint": config("UnitNorm", axis=1)},
+        "gamma_constraint.config.axis",
+        "between -1 and 0: the shape is [4]",
+    ),
+    ({"gamma_constraint": config("UnitNorm", axis=[0, 0])}, "gamma_constraint.config.axis", "each axis once"),
+    ({"gamma_constraint": config("UnitNorm", axis=[0, -1])}, "gamma_constraint.config.axis", "each axis once; -1"),
+    ({"gamma_constraint": config("UnitNorm", axis=0.0)}, "gamma_constraint.config.axis", "must be a whole number"),
     (
         {"beta_constraint": config("UnitNorm", axis=5), "virtual_batch_size": 2},
-        "beta_constraint.axis",
+        "beta_constraint.config.axis",
         "between -5 and 4: the shape is [1, 1, 1, 1, 4]",
     ),
     ({"beta_constraint": "non_neg", "center": False}, "beta_constraint", "needs beta"),
     ({"gamma_constraint": "non_neg", "scale": False}, "gamma_constraint", "needs gamma"),
+    ({"gamma_constraint": config("MaxNorm", max_value=True)}, "gamma_constraint.config.max_value", "must be a number"),
+    ({"gamma_constraint": config("MinMaxNorm", min_value=1e7)}, "gamma_constraint.config.min_value", "less than or"),
+    ({"gamma_constraint": config("UnitNorm", axis=[0, True])}, "gamma_constraint.config.axis[1]", "a whole number"),
     # renorm
     ({"renorm_clipping": "paper"}, "renorm_clipping", 'needs "renorm": true'),
     ({"renorm_momentum": 0.9}, "renorm_momentum", 'needs "renorm": true'),
@@ -135,10 +180,13 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     (clipping(rmax=[[0, 3], [10, 1]], rmin=2), "renorm_clipping.rmin", "at step 10 they are 2.0 and 1.0"),
     (clipping(rmin="1/rmax"), "renorm_clipping.rmin", "needs rmax"),
     (clipping(rmax=3, rmin="2/rmax"), "renorm_clipping.rmin", "must be '1/rmax'"),
-    (clipping(rmin=[[0, "x"]]), "renorm_clipping.rmin[0][1]", "valid number"),
+    (clipping(rmin=[[0, "x"]]), "renorm_clipping.rmin[0][1]", "must be a number"),
     (clipping(rmax=0), "renorm_clipping.rmax", "greater than 0"),
     (clipping(rmax=-1), "renorm_clipping.rmax", "greater than or equal to 0"),
-    (clipping(rmax="x"), "renorm_clipping.rmax", "valid number"),
+    (clipping(rmax="x"), "renorm_clipping.rmax", "must be a number"),
+    (clipping(rmax=True), "renorm_clipping.rmax", "must be a number"),
+    (clipping(rmax="3"), "renorm_clipping.rmax", "must be a number"),
+    (clipping(rmax=[[True, 1]]), "renorm_clipping.rmax[0][0]", "must be a whole number"),
     (clipping(rmax=[]), "renorm_clipping.rmax", "at least 1 entry"),
     (clipping(rmax=[[0, -1]]), "renorm_clipping.rmax[0][1]", "greater than or equal to 0"),
     (clipping(rmax=[[5, 1], [5, 2]]), "renorm_clipping.rmax", "must rise"),
@@ -160,8 +208,9 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"adjustment": {"kind": "normal", "scale": {"mean": 1, "std": -1}}}, "adjustment.scale.std", "equal to 0"),
     ({"adjustment": {"kind": "normal", "bias": {"std": 1}}}, "adjustment.bias.mean", "is required"),
     ({"adjustment": {"kind": "constant", "scale": [1, 2]}}, "adjustment.scale", "a list of 4"),
-    ({"adjustment": {"kind": "constant", "bias": [1, "x"]}}, "adjustment.bias[1]", "valid number"),
+    ({"adjustment": {"kind": "constant", "bias": [1, "x"]}}, "adjustment.bias[1]", "must be a number"),
     ({"adjustment": {"kind": "constant", "per": "layer"}}, "adjustment.per", "not a field"),
+    ({"adjustment": {"kind": "uniform", "scale": [True, True]}}, "adjustment.scale[0]", "must be a number"),
     # together
     ({"adjustment": UNIFORM, "fused": True}, "fused", "together with adjustment"),
     ({"adjustment": UNIFORM, "virtual_batch_size": 2}, "adjustment", "together with virtual_batch_size"),
@@ -177,6 +226,14 @@ def test_refusal_names_the_field(given: dict[str, Any], field: str, message: str
     found = refused({"type": "batch_norm", **given}, IMAGE)
     assert next(iter(found)) == field, found
     assert message in found[field]
+
+
+def test_list_of_another_length_is_repeated() -> None:
+    spec = {"layers": [{"type": "batch_norm", "gamma_initializer": [1, 2, 3]}, {"type": "flatten"}]}
+    with pytest.raises(InvalidRequest) as caught:
+        plan(spec, IMAGE)
+    assert caught.value.errors[0].received == "[1.0, 2.0, 3.0]"
+    assert caught.value.errors[0].message.endswith("a list of 4, one for each channel; this has 3")
 
 
 @pytest.mark.parametrize("shape", [(5,), (7, 5)])
@@ -211,6 +268,7 @@ TAKEN: list[dict[str, Any]] = [
     {"moving_mean_initializer": config("RandomUniform", minval=-1, maxval=1)},
     {"moving_variance_initializer": config("TruncatedNormal", mean=1, stddev=0.1)},
     {"gamma_initializer": config("VarianceScaling", scale=2, mode="fan_avg", distribution="uniform")},
+    {"gamma_initializer": {"class_name": "Ones", "config": None}},
     {"gamma_initializer": {"module": "keras.initializers", "registered_name": None, **config("Ones")}},
     {"beta_regularizer": "l1", "gamma_regularizer": L1L2},
     {"beta_regularizer": {"l1": 0.5}, "gamma_regularizer": config("L2", l2=0.1)},

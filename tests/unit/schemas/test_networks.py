@@ -135,7 +135,10 @@ def test_received_values_are_short_and_can_be_written_as_json() -> None:
     [
         ({"epsilon": 1e-60}, "epsilon"),
         ({"epsilon": 1e300}, "epsilon"),
-        ({"gamma_initializer": {"class_name": "Constant", "config": {"value": 1e300}}}, "gamma_initializer.value"),
+        (
+            {"gamma_initializer": {"class_name": "Constant", "config": {"value": 1e300}}},
+            "gamma_initializer.config.value",
+        ),
     ],
 )
 def test_numbers_that_float32_cannot_hold_are_refused(layer: dict[str, Any], field: str) -> None:

@@ -12,6 +12,7 @@ from gammabeta.schemas.measuring import Shape
 from gammabeta.schemas.networks import LayersNetwork
 from gammabeta.schemas.normalization import BatchNorm
 from gammabeta.schemas.plans import NetworkPlan
+from gammabeta.schemas.presets import BatchNormOptions
 from tests.unit.schemas.refusals import plan, refused_fields
 
 CIFAR, IMAGENET, MNIST = (32, 32, 3), (224, 224, 3), (28, 28, 1)
@@ -93,6 +94,10 @@ def test_resnet_without_batch_norm_has_biases() -> None:
         ({"batch_norm": {"name": "x"}}, "network.batch_norm.name", "a preset names its own"),
         ({"batch_norm": "none", "zero_init_residual": True}, "network.zero_init_residual", "batch norm with gamma"),
         ({"batch_norm": {"scale": False}, "zero_init_residual": True}, "network.zero_init_residual", "with gamma"),
+        ({"batch_norm": {"trainable": False}, "zero_init_residual": True}, "network.zero_init_residual", "for good"),
+        ({"batch_norm": {"inputs": ["input"]}}, "network.batch_norm.inputs", "a preset names its own"),
+        ({"batch_norm": {"layer": {"name": "x"}}}, "network.batch_norm.layer", "not a field"),
+        ({"batch_norm": {"type": "dense"}}, "network.batch_norm.type", "must be 'batch_norm'"),
         ({"kernel_initializer": "x"}, "network.kernel_initializer", "must be one of zeros"),
         ({"kernel_regularizer": "l1l2"}, "network.kernel_regularizer", "must say both numbers"),
     ],
@@ -104,7 +109,46 @@ def test_resnet_is_refused_by_field(given: dict[str, Any], field: str, message: 
 
 
 def test_resnet_needs_images() -> None:
-    assert "It reads images" in refused_fields({"preset": "resnet"}, (20,))["network.layers[0]"]
+    assert "It reads images" in refused_fields({"preset": "resnet"}, (20,))["network"]
+
+
+EIGHT = {"class_name": "Constant", "config": {"value": [1] * 8}}
+
+
+@pytest.mark.parametrize(
+    ("given", "field", "message"),
+    [
+        ({"batch_norm": {"axis": [1, 2]}}, "network.batch_norm.axis", "in 'batch_norm', must be between"),
+        ({"batch_norm": {"fused": True}}, "network.batch_norm.fused", "in 'batch_norm', can be true only"),
+        ({"batch_norm": {"gamma_initializer": EIGHT}}, "network.batch_norm.gamma_initializer", "in 'batch_norm_1', "),
+        (
+            {"batch_norm": {"adjustment": {"kind": "constant", "scale": [1] * 8}}},
+            "network.batch_norm.adjustment.scale",
+            "in 'batch_norm_1', must be one number, or a list of 16",
+        ),
+        (
+            {"batch_norm": {"beta_constraint": {"class_name": "MaxNorm", "config": {"axis": 1}}}},
+            "network.batch_norm.beta_constraint.config.axis",
+            "in 'batch_norm', must be between -1 and 0",
+        ),
+        ({"kernel_initializer": EIGHT}, "network.kernel_initializer", "in 'dense', must be one number for a kernel"),
+    ],
+)
+def test_layer_that_does_not_fit_is_told_of_what_wrote_it(given: dict[str, Any], field: str, message: str) -> None:
+    found = refused_fields({"preset": "mlp", "hidden": [8, 16], **given}, (4,))
+    assert list(found) == [field]
+    assert message in found[field]
+
+
+def test_layer_that_no_argument_wrote_is_named() -> None:
+    found = refused_fields({"preset": "cnn", "filters": [4, 4, 4]}, (4, 4, 1))
+    assert found["network"].startswith("in 'max_pool_2', a window of [2, 2] must fit")
+
+
+def test_arguments_of_a_batch_norm_are_written_as_they_are_read() -> None:
+    options = BatchNormOptions(momentum=0.9, placement="after_activation")
+    assert options.layer == BatchNorm(momentum=0.9)
+    assert BatchNormOptions.model_validate_json(options.model_dump_json()) == options
 
 
 def kernels(network: LayersNetwork) -> list[Conv2D | Dense]:

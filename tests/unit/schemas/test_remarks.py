@@ -36,7 +36,7 @@ def test_ordinary_run_is_told_nothing() -> None:
 def test_few_steps_leave_the_moving_statistics_cold() -> None:
     messages = dry_run(resolved(manifest(), training={"epochs": 1}), manifest()).messages
     (warning,) = [each for each in messages if each.code == "moving_statistics_cold"]
-    assert (warning.severity, warning.field) == ("warning", "network.layers[1].momentum")
+    assert (warning.severity, warning.field) == ("warning", "network.batch_norm")
     assert "98%" in warning.message
     messages = dry_run(resolved(manifest(), training={"epochs": 200}), manifest()).messages
     assert messages == ()
@@ -47,10 +47,54 @@ def test_torchs_momentum_is_pointed_out() -> None:
     assert "torch's 0.1 is 0.9 here" in warning.message
 
 
+def test_momentum_of_zero_keeps_the_last_batch_and_is_not_taken_for_torchs() -> None:
+    message = said(network=norm(momentum=0))["momentum_forgets"].message
+    assert "will forget all but the last batch. Write 0.99" in message
+    assert "torch" not in message
+
+
+def test_momentum_of_one_is_never_helped_by_more_steps() -> None:
+    messages = dry_run(resolved(manifest(), network=norm(momentum=1)), manifest()).messages
+    (warning,) = [each for each in messages if each.code == "moving_statistics_cold"]
+    assert "keep their initial values however long the run" in warning.message
+    assert "more steps" not in warning.message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({}, True),
+        ({"renorm": True}, True),
+        ({"moving_mean_initializer": [0.5] * 64}, False),
+        ({"moving_variance_initializer": {"class_name": "Constant", "config": {"value": 4}}}, False),
+    ],
+)
+def test_layer_that_is_frozen_from_scratch_normalizes_nothing(arguments: dict[str, Any], told: bool) -> None:
+    warning = said(network=norm(trainable=False, **arguments)).get("frozen_from_scratch")
+    assert (warning is not None) is told
+    if warning is not None:
+        assert (warning.field, warning.severity) == ("network.batch_norm.trainable", "warning")
+        assert "'batch_norm' will normalize nothing: the moving statistics stay 0 and 1" in warning.message
+
+
 def test_remark_is_made_once_for_layers_that_are_alike() -> None:
     messages = dry_run(resolved(manifest(), network={"preset": "mlp", "hidden": [8, 8]}), manifest()).messages
     (warning,) = [each for each in messages if each.code == "moving_statistics_cold"]
     assert "'batch_norm', 'batch_norm_1'" in warning.message
+
+
+@pytest.mark.parametrize(
+    ("network", "field"),
+    [
+        ({"preset": "mlp"}, "network.batch_norm"),
+        ({"preset": "mlp", "batch_norm": ["after_activation"]}, "network.batch_norm"),
+        ({"preset": "mlp", "batch_norm": {}}, "network.batch_norm.momentum"),
+        ({"layers": [{"type": "batch_norm"}, OUTPUT]}, "network.layers[0].momentum"),
+    ],
+)
+def test_remark_names_a_field_that_the_request_has(network: dict[str, Any], field: str) -> None:
+    messages = dry_run(resolved(manifest(), network=network), manifest()).messages
+    assert [each.field for each in messages] == [field]
 
 
 def test_remark_on_many_layers_names_the_first_and_counts_the_others() -> None:
@@ -63,7 +107,7 @@ def test_remark_on_many_layers_names_the_first_and_counts_the_others() -> None:
 ONE_VALUE: list[tuple[dict[str, Any], dict[str, Any], str, str]] = [
     ({}, {"batch_size": 1}, "training.batch_size", "batches of one row"),
     ({}, {"batch_size": 8, "last_batch": "keep", "validation_fraction": 0.19}, "training.last_batch", "The last batch"),
-    ({"virtual_batch_size": 1}, {}, "network.layers[1].virtual_batch_size", "ghost batches of one row"),
+    ({"virtual_batch_size": 1}, {}, "network.batch_norm.virtual_batch_size", "ghost batches of one row"),
     ({"virtual_batch_size": 1}, {"batch_size": 1}, "training.batch_size", "batches of one row"),
 ]
 
@@ -118,8 +162,9 @@ def test_dropped_rows_are_counted() -> None:
 
 def test_rows_that_fill_no_ghost_batch_are_counted() -> None:
     warning = said(network=norm(virtual_batch_size=16), training={"batch_size": 32})["rows_left_out"]
-    assert (warning.severity, warning.field) == ("warning", "network.layers[1].virtual_batch_size")
+    assert (warning.severity, warning.field) == ("warning", "network.batch_norm.virtual_batch_size")
     assert "leaves out 10 of the 90 rows" in warning.message
+    assert "whole ghost batches of 'batch_norm', too" in warning.message
     assert "divides 2 to train on all" in warning.message
 
 
@@ -160,7 +205,7 @@ def renorm(clipping: object = None) -> dict[str, Any]:
 def test_bounds_of_renorm_that_surprise_are_pointed_out(clipping: object, codes: set[str]) -> None:
     got = said(network=renorm(clipping))  # 20 steps
     assert set(got) == codes
-    assert all(each.field == "network.layers[1].renorm_clipping" for each in got.values())
+    assert all(each.field == "network.batch_norm.renorm_clipping" for each in got.values())
 
 
 def test_schedule_that_never_opens_is_plain_batch_norm() -> None:
@@ -172,7 +217,13 @@ def test_schedule_that_never_opens_is_plain_batch_norm() -> None:
 
 
 def test_frozen_renorm_needs_no_bounds() -> None:
-    assert said(network=norm(renorm=True, trainable=False)) == {}
+    assert set(said(network=norm(renorm=True, trainable=False))) == {"frozen_from_scratch"}
+
+
+def test_renorm_without_bounds_begins_with_the_averages_that_were_given() -> None:
+    assert "0 and 1, so that nothing is normalized" in said(network=renorm())["renorm_without_clipping"].message
+    network = norm(renorm=True, moving_mean_initializer="ones")
+    assert "begin with what the initializers give" in said(network=network)["renorm_without_clipping"].message
 
 
 @pytest.mark.parametrize(
@@ -192,7 +243,7 @@ def test_norm_of_all_channels_together_is_pointed_out_where_it_shrinks_gamma(
     info = said(network=norm(**arguments)).get("norm_over_all_channels")
     assert (info is not None) is told
     if info is not None:
-        assert info.field == "network.layers[1].gamma_constraint"
+        assert info.field == "network.batch_norm.gamma_constraint"
         assert "that of 64 ones is 8" in info.message.lower()
 
 

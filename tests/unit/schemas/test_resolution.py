@@ -132,13 +132,21 @@ def ghosts(rows: int, **more: Any) -> dict[str, Any]:
         (7, 3, "Write 7 or a batch_size of 6, or leave it out."),
         (1, 2, "Write a batch_size of 2, or leave it out."),
         (32, 128, "Write 32, or leave it out."),
+        (1, 95, "of 95. Leave it out."),
     ],
 )
 def test_ghost_batches_that_do_not_divide_the_batch_are_refused_with_advice(size: int, ghost: int, advice: str) -> None:
     field, message = refusal(manifest(), network=ghosts(ghost), training={"batch_size": size})
-    assert field == "network.layers[1].virtual_batch_size"
-    assert f"{size} rows are not whole ghost batches of {ghost}." in message
+    assert field == "network.batch_norm.virtual_batch_size"
+    assert (
+        f"of 'batch_norm' must divide batch_size: batches of {size} are not whole ghost batches of {ghost}." in message
+    )
     assert advice in message
+
+
+def test_ghost_batches_of_a_layer_are_refused_where_it_stands() -> None:
+    network = {"layers": [{"type": "batch_norm", "virtual_batch_size": 5}, {"type": "dense", "units": "classes"}]}
+    assert refusal(manifest(), network=network)[0] == "network.layers[0].virtual_batch_size"
 
 
 def test_frozen_layer_makes_no_ghost_batches_and_may_have_any_size_of_them() -> None:
@@ -188,6 +196,15 @@ def test_dry_run_shows_an_adjustment_although_its_parts_are_at_their_defaults() 
     network = {"layers": [{"type": "batch_norm", "adjustment": {"kind": "uniform"}}, *IMAGE_NETWORK]}
     details = dry_run(resolved(images(), network=network), images()).layers[0].details
     assert details["arguments"]["adjustment"]["kind"] == "uniform"
+
+
+def test_memory_counts_the_padding_of_a_window_that_reaches_far_beyond_its_input() -> None:
+    def needed(dilation: int) -> int:
+        layer = {"type": "conv2d", "filters": 1, "kernel_size": 65, "dilation_rate": dilation, "padding": "same"}
+        got = resolved(images(), network={"layers": [layer, *IMAGE_NETWORK]}, training={"batch_size": 45})
+        return dry_run(got, images()).memory_bytes
+
+    assert needed(10) - needed(1) == 4 * 2 * 45 * 3 * ((4 + 640) ** 2 - (4 + 64) ** 2)
 
 
 def test_dry_run_says_nothing_more_of_layers_without_statistics() -> None:

@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 
 from gammabeta.nets import state as states
 from gammabeta.nets.build import build_network
+from gammabeta.schemas.preprocessing import PreprocessingSpec
 from gammabeta.schemas.resolution import plan_of
 from tests import trainings
 from tests.trainings import RecordingLink, again, job_of
-from worker import data, messages, results
+from worker import checkpoints, data, messages, results
 from worker import run as runs
 from worker.trainer import run_job
 
@@ -63,6 +64,9 @@ def with_huge_rows(count: int) -> dict[str, Any]:
     }
 
 
+OUTPUT: dict[str, Any] = {"type": "dense", "units": "classes"}
+NORM_FIRST: dict[str, Any] = {"layers": [{"type": "batch_norm", "momentum": 0.5}, OUTPUT]}
+
 RUNS: dict[str, dict[str, Any]] = {
     "adam, cosine after a warm-up, clipped": {
         "training": {"schedule": {"name": "cosine", "warmup_steps": 5}, "clip_norm": 0.5, "seed": 7}
@@ -97,6 +101,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "ghost batches, last batch kept": {"network": trainings.GHOSTS, "training": {"last_batch": "keep", "seed": 2}},
     "last batch kept": {"training": {"last_batch": "keep"}},
     "last batch dropped": {"training": {"last_batch": "drop"}},
+    "single values in each epoch": {"training": {"last_batch": "keep", "batch_size": 23, "epochs": 5}},
     "a batch skipped in each epoch": {"splits": with_huge_rows(1), "preprocessing": {"numeric": "none"}},
 }
 
@@ -217,7 +222,7 @@ def test_batch_with_huge_values_is_skipped_and_told_of(tmp_path: Path) -> None:
     link = run(job)
     assert not link.of(messages.Failed)
     (event,) = link.of(messages.Event)
-    assert (event.name, event.data["loss"]) == ("batch_skipped", "nan")
+    assert (event.name, event.data["loss"], event.data["layers"]) == ("batch_skipped", "nan", ["batch_norm"])
     assert 1 <= event.data["step"] <= 10
     (warning,) = [each for each in link.of(messages.Warned) if each.code == "batches_skipped"]
     assert warning.message.startswith("8 of 80 batches were skipped")
@@ -231,18 +236,147 @@ def test_batch_with_huge_values_is_skipped_and_told_of(tmp_path: Path) -> None:
     assert warning.code in {each.code for each in result.warnings}
 
 
+def large_variance(**training: Any) -> dict[str, Any]:
+    """Batch norm comes first, and one row has a variance that float32 cannot hold: its batch has a finite loss."""
+    return {
+        "splits": with_huge_rows(1),
+        "network": NORM_FIRST,
+        "preprocessing": {"numeric": "none"},
+        "training": {"validation_fraction": 0} | training,
+    }
+
+
 def test_statistics_that_are_not_finite_are_told_of_where_the_loss_is(tmp_path: Path) -> None:
-    network = {"layers": [{"type": "batch_norm", "momentum": 0.5}, {"type": "dense", "units": "classes"}]}
-    training = {"validation_fraction": 0}
-    preprocessing = {"numeric": "none"}
-    link = run(
-        job_of(tmp_path, splits=with_huge_rows(1), network=network, training=training, preprocessing=preprocessing)
-    )
+    link = run(job_of(tmp_path, **large_variance()))
+    (event,) = link.of(messages.Event)
+    assert (event.name, event.data["layers"]) == ("batch_skipped", ["batch_norm"])
+    assert 1 <= event.data["step"] <= 10
+    assert "loss" not in event.data
+    rows = [row.values for row in link.of(messages.MetricsRow) if row.step % 10 == 0]
+    assert [row["skipped_batches"] for row in rows] == [1, 2, 3]
+    assert all(row["loss"] is not None for row in rows)
     (warning,) = link.of(messages.Warned)
     assert warning.message.startswith("3 of 30 batches were skipped, by the training or by a batch norm")
     _, state = results.read(link.of(messages.Done)[0].path)
     assert (state.layers[0].updates, state.layers[0].skipped) == (27, 3)
     assert state.problem() is None
+
+
+def test_skipped_batches_are_told_of_once_through_pauses(tmp_path: Path) -> None:
+    def stop(link: RecordingLink, report: messages.Report) -> None:
+        if isinstance(report, messages.MetricsRow) and report.epoch == 2:
+            link.stop = "pause"
+
+    job = job_of(tmp_path / "job", **large_variance())
+    first = run(job, RecordingLink(stop))
+    assert [each.name for each in first.of(messages.Event)] == ["batch_skipped"]
+    resumed = run(again(job, tmp_path / "resumed", resume=first.of(messages.Stopped)[0].checkpoint))
+    assert not resumed.of(messages.Event)
+    assert resumed.of(messages.MetricsRow)[-1].values["skipped_batches"] == 3
+    assert resumed.of(messages.Warned)[0].message.startswith("3 of 30 batches")
+
+
+def test_skipped_batches_after_the_best_epoch_are_counted_too(tmp_path: Path) -> None:
+    training = {
+        "early_stopping": {"patience": 2, "metric": "val_loss"},
+        "validation_fraction": 0.1,
+        "optimizer": {"name": "sgd", "learning_rate": 0.5},
+        "epochs": 50,
+    }
+    link = run(job_of(tmp_path, **large_variance(**training)))
+    (warning,) = [each for each in link.of(messages.Warned) if each.code == "batches_skipped"]
+    counted = link.of(messages.MetricsRow)[-1].values["skipped_batches"]
+    _, state = results.read(link.of(messages.Done)[0].path)
+    assert counted == state.layers[0].skipped + 2
+    assert warning.message.startswith(f"{counted:.0f} of ")
+
+
+def test_statistics_that_no_batch_has_moved_fail_the_job(tmp_path: Path) -> None:
+    job = job_of(tmp_path, **large_variance(batch_size=104, epochs=30))
+    link = run(job)
+    (failed,) = link.of(messages.Failed)
+    assert failed.code == "bad_statistics"
+    assert "no batch with a finite mean and variance in 'batch_norm', 30 without" in failed.message
+    assert '"numeric": "standard"' in failed.message
+    assert not failed.retryable
+    assert not link.of(messages.Done)
+    mended = job.request.model_copy(update={"preprocessing": PreprocessingSpec(numeric="standard")})
+    assert done(again(job, tmp_path / "mended", request=mended))[0].state_layers[0].updates == 30
+
+
+def test_frozen_statistics_may_stay_where_they_began(tmp_path: Path) -> None:
+    layers = [NORM_FIRST["layers"][0] | {"trainable": False}, OUTPUT]
+    result, _ = done(job_of(tmp_path, network={"layers": layers}))
+    assert (result.state_layers[0].updates, result.warnings) == (0, ())
+
+
+ONE_VALUE: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
+    "batches of one row": ({"batch_size": 1, "epochs": 1}, {}, "93 of 93", "Write a batch_size of 16"),
+    "ghosts of one row": ({}, {"virtual_batch_size": 1}, "27 of 27", "Write a virtual_batch_size of 16"),
+    "every other batch": (
+        {"batch_size": 102, "validation_fraction": 0, "last_batch": "keep", "epochs": 40},
+        {},
+        "40 of 80",
+        'Write "last_batch": "merge"',
+    ),
+}
+
+
+@pytest.mark.parametrize(("training", "arguments", "counts", "remedy"), ONE_VALUE.values(), ids=ONE_VALUE.keys())
+def test_variances_that_one_value_taught_nothing_are_warned_of(
+    tmp_path: Path, training: dict[str, Any], arguments: dict[str, Any], counts: str, remedy: str
+) -> None:
+    norm = {"type": "batch_norm", "momentum": 0.95}
+    layers = [{"type": "dense", "units": 4}, norm | arguments, norm | arguments | {"name": "other"}, OUTPUT]
+    link = run(job_of(tmp_path, network={"layers": layers}, training=training))
+    (warning,) = link.of(messages.Warned)
+    assert warning.code == "one_value_per_channel"
+    assert f"'batch_norm', 'other' had one value per channel in {counts} batches" in warning.message
+    assert remedy in warning.message
+    result, state = results.read(link.of(messages.Done)[0].path)
+    layer = state.layers[0]
+    assert [each.code for each in result.warnings] == [warning.code]
+    assert f"{layer.single} of {layer.single + layer.updates}" == counts
+    assert (f"{layer.initial_weight:.0%} of it is still the initial value" in warning.message) == (
+        layer.initial_weight > 0.05
+    )
+    assert layer.moving_mean.any()
+    assert (layer.updates == 0) == (layer.moving_variance == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("size", "momentum", "codes"),
+    [
+        (6, 0.9, []),  # one of 18
+        (6, 0.99, ["moving_statistics_cold"]),
+        (17, 0.5, ["one_value_per_channel"]),  # one of 7
+        (17, 0.99, ["one_value_per_channel", "moving_statistics_cold"]),  # merged, it would be cold all the same
+    ],
+)
+def test_a_last_batch_of_one_row_is_warned_of_where_there_are_few_others(
+    tmp_path: Path, size: int, momentum: float, codes: list[str]
+) -> None:
+    training = {"batch_size": size, "validation_fraction": 0, "last_batch": "keep"}
+    network = {"layers": [NORM_FIRST["layers"][0] | {"momentum": momentum}, OUTPUT]}
+    link = run(job_of(tmp_path, network=network, training=training))
+    _, state = results.read(link.of(messages.Done)[0].path)
+    assert (state.layers[0].updates, state.layers[0].single) == (3 * (103 // size), 3)
+    warnings = link.of(messages.Warned)
+    assert [each.code for each in warnings] == codes
+    assert all("initial value;" not in each.message for each in warnings)
+
+
+def test_checkpoint_of_before_single_batches_were_counted_is_gone_on_from(tmp_path: Path) -> None:
+    training = {"early_stopping": {"patience": 50}}
+    job = job_of(tmp_path / "job", training=training, checkpoint_seconds=0.0)
+    link = run(job)
+    checkpoint = link.of(messages.Checkpoint)[12].path
+    old = json.loads((checkpoint / checkpoints.TRAINING).read_text())
+    for layer in (*old["layers"], *old["stopping"]["layers"]):
+        assert layer.pop("single") == 0
+    (checkpoint / checkpoints.TRAINING).write_text(json.dumps(old))
+    _, resumed = done(again(job, tmp_path / "resumed", resume=checkpoint))
+    assert content(resumed) == content(link.of(messages.Done)[0].path)
 
 
 def test_run_where_every_batch_is_skipped_fails(tmp_path: Path) -> None:
@@ -311,6 +445,13 @@ def test_cold_moving_statistics_are_warned_of(tmp_path: Path) -> None:
     assert "82% of the moving statistics of 'batch_norm'" in warning.message
     assert "at most 0.861" in warning.message
     assert results.read(link.of(messages.Done)[0].path)[0].warnings[0].message == warning.message
+
+
+def test_momentum_of_1_is_not_told_to_train_longer(tmp_path: Path) -> None:
+    network = {"layers": [NORM_FIRST["layers"][0] | {"momentum": 1}, OUTPUT]}
+    (warning,) = run(job_of(tmp_path, network=network)).of(messages.Warned)
+    assert warning.code == "moving_statistics_cold"
+    assert warning.message.endswith("Write a momentum below 1, such as 0.99.")
 
 
 @pytest.mark.parametrize("why", ["pause", "drain"])
