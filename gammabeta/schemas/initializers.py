@@ -70,7 +70,8 @@ Single: TypeAlias = Annotated[Number, Field(ge=-LARGEST, le=LARGEST)]
 Deviation: TypeAlias = Annotated[Number, Field(ge=0, le=LARGEST)]
 Given: TypeAlias = Annotated[Number, Field(ge=-(LARGEST**2), le=LARGEST**2)]
 """A number that is written out: it may be the variance of numbers up to the largest."""
-Singles: TypeAlias = Annotated[tuple[Given, ...], AtMost(1_000_000, least=1)]
+Singles: TypeAlias = Annotated[tuple[Given, ...], Field(fail_fast=True), AtMost(1_000_000, least=1)]
+"""Refused at the first that is wrong: a million errors would take seconds and gigabytes."""
 EachOrAll: TypeAlias = Annotated[Annotated[Given, ONE] | Annotated[Singles, MANY], ONE_OR_MANY]
 """One number for all channels, or a list with one for each."""
 
@@ -89,7 +90,7 @@ class Initializer(Request):
     mode: Literal["fan_in", "fan_out", "fan_avg"] = "fan_in"
     distribution: Literal["truncated_normal", "untruncated_normal", "uniform"] = "truncated_normal"
     gain: Single = 1.0
-    seed: Count | None = Field(default=None, ge=-(2**63), lt=2**63)
+    seed: Count | None = Field(default=None, ge=-(2**63), lt=2**64)
     """None: drawn from the job's seed."""
 
     @model_validator(mode="after")

@@ -236,6 +236,11 @@ def test_list_of_another_length_is_repeated() -> None:
     assert caught.value.errors[0].message.endswith("a list of 4, one for each channel; this has 3")
 
 
+def test_long_list_is_refused_at_its_first_wrong_number() -> None:
+    given = {"layers": [{"type": "batch_norm", "gamma_initializer": [1, *["x"] * 1_000]}]}
+    assert list(refused_fields(given, IMAGE)) == ["network.layers[0].gamma_initializer[1]"]
+
+
 @pytest.mark.parametrize("shape", [(5,), (7, 5)])
 def test_rows_and_sequences_have_no_fused_kernel(shape: tuple[int, ...]) -> None:
     spec = {"layers": [{"type": "batch_norm", "fused": True}, {"type": "flatten"}]}
