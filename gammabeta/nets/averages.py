@@ -20,7 +20,7 @@ from torch import Tensor
 from gammabeta.nets.corrections import renormed
 from gammabeta.schemas.normalization import BatchNorm as BatchNormSpec
 
-Values: TypeAlias = Any
+Vector: TypeAlias = Any
 """A tensor on a GPU, or the array over the memory of one that is not."""
 
 
@@ -47,7 +47,7 @@ class Found:
     def __init__(self, averages: Tensor, n: int, groups: int, *, unbiased: bool) -> None:
         both = averages.new_zeros(2, groups * averages.shape[1])
         self.n, self.groups, self.is_cuda = n, groups, both.is_cuda
-        self.mean, self.variance = both.unbind(0)
+        self.mean, self.variance = (row.data for row in both.unbind(0))
         self._has_looked = False
         self.both = both.data
         self.by_group = self.both.view(2 * groups, -1)
@@ -56,10 +56,11 @@ class Found:
         self.pooling = weights.expand(2, 2, groups).reshape(2, 2 * groups).to(averages)
         """[2, 2 groups]: times `by_group` it is the mean of the means, and V."""
         self._pooled = averages.new_zeros(2, averages.shape[1])
-        self.pooled = values_of(self._pooled)
+        self.pooled = vector_of(self._pooled)
         """[2, C]: that product, after `look_at`; after `take_root` the second row is s."""
         self.pooled_rows = (self.pooled[0], self.pooled[1])
         if not self.is_cuda:
+            self._repeats = torch.arange(averages.shape[1]).repeat(groups)
             self._flat = self.both.numpy().ravel()
             self._zeros = np.zeros_like(self._flat)
 
@@ -87,6 +88,15 @@ class Found:
         stddev += epsilon
         stddev **= 0.5
 
+    def repeated(self, parameter: Tensor | None) -> Tensor | None:
+        """A parameter [C] for each group: [groups * C]."""
+        if parameter is None:
+            return None
+        if self.is_cuda:  # where the backward pass of index_select adds in any order
+            # contiguous: of one channel this is a view without a stride, and the kernel reads gamma as if it had one
+            return parameter.expand(self.groups, -1).reshape(-1).contiguous()
+        return parameter.index_select(0, self._repeats)  # with its gradient, in half the time
+
     def is_finite(self) -> bool:
         """Whether all that was found is; on the CPU."""
         # Infinity times 0 is no number. torch's own way to ask takes ten times as long for a few channels, and
@@ -104,13 +114,13 @@ class Averages:
         self._spec, self._old, self._new = spec, spec.momentum, 1.0 - spec.momentum
         self._is_renorm = spec.renorm
         if spec.renorm:
-            self._rows = values_of(tensor)
+            self._rows = vector_of(tensor)
             self._pairs = self._rows[1:].reshape(2, 2, -1)
             self._old_rows = (self._rows[3], self._rows[4])
             self._clips = spec.clipping.at(0) if spec.clipping.fixed else None
             self._floor = math.sqrt(spec.epsilon)
             old = tensor.new_tensor([spec.momentum, spec.renorm_momentum], dtype=torch.float64).view(2, 1, 1)
-            self._pairs_old, self._pairs_new = (values_of(each.to(tensor.dtype)) for each in (old, 1.0 - old))
+            self._pairs_old, self._pairs_new = (vector_of(each.to(tensor.dtype)) for each in (old, 1.0 - old))
 
     def renormed(self, found: Found, step: int) -> tuple[Tensor, Tensor]:
         """r and d [C] of a batch, from the averages as they are before it moves them; `found` has seen the batch."""
@@ -143,6 +153,6 @@ class Averages:
                 self.by_name[name].lerp_(mean, weight)
 
 
-def values_of(tensor: Tensor) -> Values:
+def vector_of(tensor: Tensor) -> Vector:
     """The tensor itself on a GPU, the array over its memory elsewhere."""
     return tensor if tensor.is_cuda else tensor.numpy()

@@ -171,8 +171,9 @@ class BatchNorm(nn.Module):
             affine = a_b if affine is None else affine.then(a_b)
         gamma, beta = joined(affine, self._parameters["gamma"], self._parameters["beta"])
         if groups > len(pieces):
-            gamma, beta = _repeated(gamma, groups), _repeated(beta, groups)
+            gamma, beta = found.repeated(gamma), found.repeated(beta)
         if found.n == 1:
+            self.single += 1
             done = [_beta_alone(piece, gamma, beta) for piece in pieces]
         else:
             done = [
@@ -201,7 +202,6 @@ class BatchNorm(nn.Module):
 
     def _move(self, found: Found) -> None:
         """Let what was found into the averages, if it is finite."""
-        self.single += found.n == 1
         if found.is_cuda:
             # To ask the GPU would be to wait for it.
             finite, before = found.both.isfinite().all(), self.averages.clone()
@@ -255,14 +255,6 @@ def _kernel(
     """torch's own. In training its momentum of 1 writes what it finds over mean and variance, n/(n-1) v."""
     cudnn = x.is_cuda and torch.backends.cudnn.enabled
     return torch.batch_norm(x, gamma, beta, mean, variance, training, 1.0, epsilon, cudnn)
-
-
-def _repeated(parameter: Tensor | None, groups: int) -> Tensor | None:
-    if parameter is None:
-        return None
-    repeated = parameter.expand(groups, -1).reshape(-1)  # `repeat` takes twice as long
-    # Of one channel this is a view without a stride, and torch's kernel reads gamma as if it had one.
-    return repeated.contiguous() if parameter.numel() == 1 else repeated
 
 
 def _beta_alone(columns: Tensor, gamma: Tensor | None, beta: Tensor | None) -> Tensor:

@@ -68,7 +68,7 @@ def joined(affine: Affine | None, gamma: Tensor | None, beta: Tensor | None) -> 
     factor, offset = affine
     if gamma is None:
         return factor, offset if beta is None else offset + beta
-    return factor * gamma, offset * gamma if beta is None else torch.addcmul(beta, offset, gamma)
+    return factor * gamma, offset * gamma if beta is None else beta + offset * gamma
 
 
 class Draws:
