@@ -34,7 +34,8 @@ def train(stack: Stack, dataset: str, **training: Any) -> tuple[dict[str, Any], 
     """A finished job and the batch-norm rows of its version."""
     body = MNIST_JOB | {"training": MNIST_JOB["training"] | training}
     job = stack.finished(stack.submit(dataset=dataset, model="mnist", **body))
-    assert job["status"] == "succeeded", job
+    if job["status"] != "succeeded":
+        raise SystemExit(f"the job must succeed. Received: {job}")
     rows = stack.http.get(f"/v1/models/mnist/versions/{job['version']}/batchnorm").json()
     return job, rows["layers"][0]
 

@@ -85,7 +85,8 @@ def copied_by_trainer(stack: Stack, dataset: str) -> int:
 
     until(ended, "the trainer to end", patience=600)
     done = stack.finished(job)
-    assert done["status"] == "succeeded", done
+    if done["status"] != "succeeded":
+        raise SystemExit(f"the job must succeed. Received: {done}")
     return most
 
 
@@ -100,7 +101,8 @@ def main(arguments: list[str] | None = None) -> int:
         service, bare = pid_of(stack, "-m service"), bare_import()
         before = status_of(service, "VmHWM")
         uploaded: dict[str, Any] = stack.upload(chunks(big), name="big", format="npz")
-        assert uploaded["state"] == "ready", uploaded
+        if uploaded["state"] != "ready":
+            raise SystemExit(f"the data set must become ready. Received: {uploaded}")
         peak = status_of(service, "VmHWM")
         stack.upload(chunks(small), name="small", format="npz")
         little, much = copied_by_trainer(stack, "small"), copied_by_trainer(stack, "big")

@@ -86,7 +86,8 @@ def job_rate(stack: Stack, epochs: int) -> tuple[float, float]:
     began = datetime.now().astimezone()
     job = stack.submit(dataset="mnist", model="mnist", network=NETWORK, training=training)
     done = stack.finished(job)
-    assert done["status"] == "succeeded", done
+    if done["status"] != "succeeded":
+        raise SystemExit(f"the job must succeed. Received: {done}")
     query = {"names": "samples_per_second", "max_points": 500}
     (series,) = stack.http.get(f"/v1/jobs/{job}/metrics", params=query).json()["series"]
     last = [rate for rate, epoch in zip(series["value"], series["epoch"], strict=True) if rate and epoch == epochs]

@@ -5,18 +5,20 @@
     optimizer.safetensors   the optimizer's slots
     random.safetensors      the states of the random generators
     best.safetensors        the best weights and state so far, where the run may stop early
-    training.json           position, sums of the epoch under way, early stopping, and what made it
+    training.json           its format, position, sums of the epoch under way, early stopping, and what made it
 
 The order of the rows needs no place here: it is a pure function of (seed, epoch).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -24,6 +26,7 @@ from torch import Tensor
 from gammabeta.errors import ArtifactCorrupt
 from gammabeta.nets import state as states
 from gammabeta.schemas.batchnorm import BatchNormState
+from gammabeta.schemas.problems import dotted
 from worker import device as devices
 from worker import folders, messages, optimizers, results
 from worker.failures import TrainingFailed
@@ -33,7 +36,19 @@ from worker.run import Run, begin
 from worker.stopping import Snapshot, Stopper
 from worker.tally import Sums
 
-TRAINING = "training.json"
+FORMAT = 2
+"""To be raised with each change of what a checkpoint holds or means. A run does not go on from another's."""
+
+OPTIMIZER, RANDOM, BEST, TRAINING = "optimizer.safetensors", "random.safetensors", "best.safetensors", "training.json"
+
+
+class Head(BaseModel):
+    """What can be read of a checkpoint of any version."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    format: int = 1
+    """The first did not say so."""
 
 
 class StoppingState(BaseModel):
@@ -52,6 +67,7 @@ class TrainingState(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
+    format: int
     step: int
     sums: Sums
     layers: tuple[results.StateLayer, ...]
@@ -74,10 +90,10 @@ def write(run: Run, folder: Path) -> Path:
     with folders.complete(folder) as filling:
         _save(states.weights_of(run.network), filling / results.WEIGHTS)
         _save(_state_tensors(state), filling / results.STATE)
-        _save(optimizers.state_tensors(run.optimizer), filling / "optimizer.safetensors")
-        _save(devices.random_state(run.device), filling / "random.safetensors")
+        _save(optimizers.state_tensors(run.optimizer), filling / OPTIMIZER)
+        _save(devices.random_state(run.device), filling / RANDOM)
         if run.stopper.snapshot is not None:
-            _save(_snapshot_tensors(run.stopper.snapshot), filling / "best.safetensors")
+            _save(_snapshot_tensors(run.stopper.snapshot), filling / BEST)
         (filling / TRAINING).write_text(_training_state(run, state).model_dump_json())
     return folder
 
@@ -113,44 +129,74 @@ class Keeper:
         return path
 
 
-def resume(folder: Path, job: JobFile) -> Run:
-    """The run as it was when the checkpoint was written.
+def resume(folder: Path, job: JobFile, link: Link) -> Run:
+    """The run as it was when the checkpoint was written; from its beginning, with a warning, where another version of
+    this program wrote it.
 
     Raises:
         TrainingFailed: the checkpoint is not complete, or not of this job.
     """
-    training = _read(folder)
+    with _reading(folder / TRAINING) as path:
+        text = path.read_bytes()
+        found = Head.model_validate_json(text).format
+        training = TrainingState.model_validate_json(text) if found == FORMAT else None
+    if training is None:
+        link.send(_of_another_version(folder, found))
+        return begin(job)
     run = begin(job, threads=training.threads)
-    try:
-        state = results.state_from(_arrays(load_file(folder / results.STATE)), training.layers)
-        states.load(run.network, load_file(folder / results.WEIGHTS), state)
-        optimizers.load_state(run.optimizer, load_file(folder / "optimizer.safetensors"))
-        _load_stopper(folder, training.stopping, run.stopper)
-        random = load_file(folder / "random.safetensors")
-    except (OSError, SafetensorError, ArtifactCorrupt, LookupError, ValueError) as exc:
-        raise _unreadable(folder, exc) from exc
+    with _reading(folder / results.STATE) as path:
+        state = results.state_from(_arrays(load_file(path)), training.layers)
+    with _reading(folder / results.WEIGHTS) as path:
+        states.load(run.network, load_file(path), state)
+    with _reading(folder / OPTIMIZER) as path:
+        optimizers.load_state(run.optimizer, load_file(path))
+    with _reading(folder / BEST) as path:
+        _load_stopper(path, training.stopping, run.stopper)
     run.tally.restore(training.sums)
     run.step, run.newest = training.step, dict(training.newest)
-    devices.set_random_state(random, run.device)
+    with _reading(folder / RANDOM) as path:
+        devices.set_random_state(load_file(path), run.device)
     return run
 
 
-def _read(folder: Path) -> TrainingState:
-    try:
-        return TrainingState.model_validate_json((folder / TRAINING).read_bytes())
-    except (OSError, ValueError) as exc:
-        raise _unreadable(folder, exc) from exc
-
-
-def _unreadable(folder: Path, cause: Exception) -> TrainingFailed:
-    return TrainingFailed(
-        "checkpoint_unreadable", f"The checkpoint {folder.name} must be complete and unchanged. Received: {cause}"
+def _of_another_version(folder: Path, found: int) -> messages.Warned:
+    return messages.Warned(
+        code="checkpoint_of_another_version",
+        message=f"The checkpoint {folder.name} was written by another version of gammabeta (format {found}; this one "
+        f"has {FORMAT}), and the run began again: the steps made before are made once more.",
     )
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[Path]:
+    """Whatever is wrong with the file is an error that names it, and the key if it is about one."""
+    try:
+        yield path
+    except (OSError, SafetensorError, ArtifactCorrupt, LookupError, ValueError) as exc:
+        raise TrainingFailed(
+            "checkpoint_unreadable",
+            f"The checkpoint {path.parent.name} must be complete and unchanged. Received: {path.name}, {_said(exc)}.",
+        ) from exc
+
+
+def _said(error: Exception) -> str:
+    match error:
+        case FileNotFoundError():
+            return "which is not there"
+        case ValidationError():
+            first = error.errors(include_url=False, include_input=False)[0]
+            return f"key {dotted(first['loc'])}: {first['msg']}" if first["loc"] else first["msg"]
+        case KeyError():
+            return f"which has no key {error}"
+        case ArtifactCorrupt():
+            return error.message.removesuffix(".")
+    return str(error)
 
 
 def _training_state(run: Run, state: BatchNormState) -> TrainingState:
     best = run.stopper.snapshot
     return TrainingState(
+        format=FORMAT,
         step=run.step,
         sums=run.tally.sums,
         layers=results.state_layers(state),
@@ -172,11 +218,11 @@ def _snapshot_tensors(best: Snapshot) -> dict[str, Tensor]:
     return weights | {f"state.{name}": each for name, each in _state_tensors(best.state).items()}
 
 
-def _load_stopper(folder: Path, saved: StoppingState, stopper: Stopper) -> None:
+def _load_stopper(path: Path, saved: StoppingState, stopper: Stopper) -> None:
     stopper.best, stopper.best_epoch, stopper.waited = saved.best, saved.best_epoch, saved.waited
     if saved.layers is None:
         return
-    tensors = {name: each.clone() for name, each in load_file(folder / "best.safetensors").items()}
+    tensors = {name: each.clone() for name, each in load_file(path).items()}
     weights = {name.removeprefix("weights."): each for name, each in tensors.items() if name.startswith("weights.")}
     state = {name.removeprefix("state."): each for name, each in tensors.items() if name.startswith("state.")}
     stopper.snapshot = Snapshot(weights, results.state_from(_arrays(state), saved.layers))

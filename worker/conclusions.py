@@ -60,10 +60,11 @@ def _trained(run: Run, state: BatchNormState) -> list[LayerState]:
 def _skipped(run: Run) -> Iterator[JobWarning]:
     skipped = int(run.newest.get("skipped_batches", 0))  # not the state's, which may be that of an earlier epoch
     if skipped:
+        were, their = ("was", "its") if skipped == 1 else ("were", "their")
         yield JobWarning(
             code="batches_skipped",
-            message=f"{skipped:,} of {run.step:,} batches were skipped, by the training or by a batch norm: their "
-            "loss, or their mean or variance, was not finite. Look for very large values in the data, or write a "
+            message=f"{skipped:,} of {run.step:,} batches {were} skipped, by the training or by a batch norm: {their} "
+            f"loss, or {their} mean or variance, was not finite. Look for very large values in the data, or write a "
             "smaller learning_rate.",
         )
 
@@ -98,10 +99,11 @@ def _cold(layers: list[LayerState]) -> Iterator[JobWarning]:
     cold = [layer for layer in layers if layer.initial_weight > COLD and not _cold_by_single(layer)]
     for (momentum, updates), alike in _alike(cold, lambda layer: (layer.momentum, layer.updates)):
         enough = f"Train for more steps, or write a momentum of at most {COLD ** (1 / max(1, updates)):.3g}."
+        after = "1 update" if updates == 1 else f"{updates:,} updates"
         yield JobWarning(
             code="moving_statistics_cold",
             message=f"{alike[0].initial_weight:.0%} of the moving statistics of {_names(alike)} are still their "
-            f"initial values (momentum {momentum:g} after {updates} updates), and predictions use them. "
+            f"initial values (momentum {momentum:g} after {after}), and predictions use them. "
             f"{enough if momentum < 1 else 'Write a momentum below 1, such as 0.99.'}",
         )
 

@@ -106,7 +106,8 @@ class Stop(Message):
 
 
 class Started(Message):
-    """The first step is about to run. `resumed_at` is the step of the checkpoint that it goes on from."""
+    """The first step is about to run. `resumed_at` is the step of the checkpoint that it goes on from, and 0
+    where it was given one of another version, and begins again."""
 
     type: Literal["started"] = "started"
     device: str

@@ -82,7 +82,7 @@ class Reporter:
     def _tell_of_skipped(self, layers: list[str | None]) -> None:
         """Of the first alone; how many it is in all is a metric, and a warning at the end. At which step batch norms
         skipped one is not written down: it was by now."""
-        first = self._run.tally.first_skipped
+        first = self._run.tally.sums.first_skipped
         data: dict[str, Any] = {"step": self._run.step, "layers": layers}
         if first is not None:
             data |= {"step": first.step, "loss": str(first.loss)}

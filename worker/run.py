@@ -124,7 +124,7 @@ def begin(job: JobFile, *, threads: int | None = None) -> Run:
     fitted = fit(job.request.preprocessing, job.manifest, rows.x, trained)
     network = build_network(plan, fitted, task=task, seed=spec.seed).to(device)
     batching = batching_of(spec, plan)
-    steps_per_epoch = batching.steps(len(trained))
+    steps, steps_per_epoch = steps_of(spec, plan, job.manifest), batching.steps(len(trained))
     return Run(
         job=job,
         spec=spec,
@@ -138,13 +138,13 @@ def begin(job: JobFile, *, threads: int | None = None) -> Run:
         preprocessing=fitted,
         loss=_settled(spec),
         batching=batching,
-        steps=steps_of(spec, plan, job.manifest),
+        steps=steps,
         steps_per_epoch=steps_per_epoch,
         network=network,
         penalty=penalty_of(network),
         parameters=[each for each in network.parameters() if each.requires_grad],
         optimizer=optimizer_for(spec.optimizer, network),
-        tally=Tally(task, steps_per_epoch=steps_per_epoch),
+        tally=Tally(task, steps_per_epoch=steps_per_epoch, steps=steps),
         stopper=Stopper(spec.early_stopping),
     )
 

@@ -23,6 +23,13 @@ MOST_SKIPPED = 20
 """In a row; after so many the run has failed."""
 
 
+class Skipped(NamedTuple):
+    """A batch whose loss was not finite."""
+
+    step: int
+    loss: float
+
+
 @dataclass(kw_only=True)
 class Sums:
     """What there is to remember of the batches so far."""
@@ -37,13 +44,7 @@ class Sums:
     """Batches of the whole run."""
     in_a_row: int = 0
     """Skipped batches since the last that was not."""
-
-
-class Skipped(NamedTuple):
-    """A batch whose loss was not finite."""
-
-    step: int
-    loss: float
+    first_skipped: Skipped | None = None
 
 
 class Tally:
@@ -52,17 +53,16 @@ class Tally:
     Args:
         task: what the logits mean.
         steps_per_epoch: where all batches of an epoch are skipped, the run has failed.
+        steps: of the whole run, which may cut its last epoch short.
     """
 
-    def __init__(self, task: Task, *, steps_per_epoch: int) -> None:
-        self.task, self.steps_per_epoch = task, steps_per_epoch
-        self.first_skipped: Skipped | None = None
-        """Of those that this process saw."""
+    def __init__(self, task: Task, *, steps_per_epoch: int, steps: int) -> None:
+        self.task, self.steps_per_epoch, self.steps = task, steps_per_epoch, steps
         self.restore(Sums())
 
     def clear(self) -> None:
         """Begin an epoch."""
-        self.restore(Sums(skipped=self.sums.skipped, in_a_row=self.sums.in_a_row))
+        self.restore(replace(self.sums, batches=0, rows=0, loss=0.0, score=0.0))
 
     def restore(self, sums: Sums) -> None:
         """Go on where a checkpoint was."""
@@ -132,10 +132,11 @@ class Tally:
                 continue
             self.sums.skipped += 1
             self.sums.in_a_row += 1
-            self.first_skipped = self.first_skipped or Skipped(at, loss)
+            self.sums.first_skipped = self.sums.first_skipped or Skipped(at, loss)
             if self.sums.in_a_row == MOST_SKIPPED:
                 self._give_up(at, loss)
-        if self.sums.batches == self.steps_per_epoch and not self.sums.rows:
+        whole_epoch = step % self.steps_per_epoch == 0
+        if (whole_epoch and not self.sums.rows) or self.sums.in_a_row == self.steps:
             self._give_up(step, losses[-1])
 
     def _give_up(self, step: int, loss: float) -> None:

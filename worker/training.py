@@ -25,7 +25,7 @@ def train(job: JobFile, link: Link) -> Path | None:
         TrainingFailed: the loss stays infinite or NaN, or the checkpoint cannot be read.
     """
     # Data, network, optimizer; and where an earlier attempt was.
-    run = checkpoints.resume(job.resume, job) if job.resume else begin(job)
+    run = checkpoints.resume(job.resume, job, link) if job.resume else begin(job)
     spec, network, optimizer, penalty = run.spec, run.network, run.optimizer, run.penalty
     loss_of, precision = loss_for(run.loss), device.precision_of(spec, run.device)
     update = optimizers.Update(optimizer, network)

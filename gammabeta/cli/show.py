@@ -114,7 +114,7 @@ def dataset(shown: Dataset) -> RenderableType:
         "name": shown.name,
         "state": _status(shown.state),
         "error": f"{shown.error.code}: {shown.error.message}" if shown.error else None,
-        "file": f"{shown.format}, {shown.bytes:,} bytes, sha256 {shown.sha256[:12]}…",
+        "file": f"{shown.format}, {_count(shown.bytes, 'byte')}, sha256 {shown.sha256[:12]}…",
         "rows": ", ".join(f"{count:,} {split}" for split, count in shown.splits.items()) or None,
         "target": _target(shown) or None,
         "created": _time(shown.created_at),
@@ -135,7 +135,7 @@ def _values(feature: Feature) -> str:
     if feature.categories is not None:
         labels = [each.label for each in sorted(feature.categories, key=lambda each: -each.count)]
         rest = ["…"] if len(labels) > FEW_CATEGORIES else []
-        return f"{len(labels)} categories: {', '.join(labels[:FEW_CATEGORIES] + rest)}"
+        return f"{_count(len(labels), 'category', 'categories')}: {', '.join(labels[:FEW_CATEGORIES] + rest)}"
     if feature.min is None or feature.max is None:
         return ""
     spread = "" if feature.mean is None or feature.std is None else f", mean {feature.mean:.4g}, std {feature.std:.4g}"
@@ -146,7 +146,7 @@ def _target(shown: Dataset) -> str:
     if shown.target is None:
         return ""
     classes = shown.target.classes
-    return f"{shown.target.name} ({shown.target.kind if classes is None else f'{len(classes)} classes'})"
+    return f"{shown.target.name} ({shown.target.kind if classes is None else _count(len(classes), 'class', 'classes')})"
 
 
 def jobs(found: Sequence[Job]) -> RenderableType:
@@ -207,7 +207,8 @@ def dry_run(shown: DryRun) -> RenderableType:
     for row in shown.layers:
         table.add_row(row.name, row.type, " × ".join(map(str, row.output_shape)), f"{row.parameters:,}")
     norms = [Text(line, style="dim") for line in _norms(shown.layers)]
-    total = f"{shown.parameters:,} parameters, {shown.steps:,} steps, about {shown.memory_bytes / 2**20:,.1f} MiB"
+    counts = f"{_count(shown.parameters, 'parameter')}, {_count(shown.steps, 'step')}"
+    total = f"{counts}, about {shown.memory_bytes / 2**20:,.1f} MiB"
     remarks = [
         Text.assemble((f"{each.severity}: ", "yellow" if each.severity == "warning" else "dim"), each.message)
         for each in shown.messages
@@ -227,13 +228,18 @@ def _norms(layers: Sequence[LayerRow]) -> Iterable[str]:
 
 
 def _norm(details: dict[str, Any]) -> str:
-    torch = f"torch: {details['torch_momentum']:.4g}"
-    said = (
-        f"{arguments.axes(details['axis'])}, momentum {details['momentum']:g} ({torch}), "
-        f"moving variance: {details['variance_estimator']}, {details['values_per_channel']:,} values per channel"
+    trains = details["arguments"].get("trainable", True)
+    does = _updating(details) if trains else "frozen: normalizes with the moving statistics, and changes nothing"
+    changed = arguments.changed(details["arguments"], without={"momentum", "trainable"})
+    return f"{arguments.axes(details['axis'])}, {does}{changed and f'; {changed}'}"
+
+
+def _updating(details: dict[str, Any]) -> str:
+    values = _count(details["values_per_channel"], "value")
+    return (
+        f"momentum {details['momentum']:g} (torch: {details['torch_momentum']:.4g}), "
+        f"moving variance: {details['variance_estimator']}, {values} per channel"
     )
-    changed = arguments.changed(details["arguments"], without={"momentum"})
-    return f"{said}{changed and f'; {changed}'}"
 
 
 def models(found: Sequence[Model]) -> RenderableType:
@@ -311,28 +317,36 @@ def batchnorm(state: StoredState, *, every_channel: bool = False) -> RenderableT
 
 
 def _layer(layer: StoredLayer, every_channel: bool) -> Iterable[RenderableType]:
-    yield Text.assemble((layer.name, "bold"), f"  {layer.channels:,} channels on {arguments.axes(layer.axis)}")
+    yield Text.assemble((layer.name, "bold"), f"  {_count(layer.channels, 'channel')} on {arguments.axes(layer.axis)}")
     yield Text(
         f"epsilon {layer.epsilon:g}, momentum {layer.momentum:g} (torch: {1 - layer.momentum:.4g}), "
-        f"{layer.updates:,} updates",
+        f"{_count(layer.updates, 'update')}",
         style="dim",
     )
     changed = arguments.changed(layer.arguments, without={"epsilon", "momentum"})
     yield Text(f"moving variance: {layer.variance_estimator}{changed and f'; {changed}'}", style="dim")
     if layer.skipped:
-        yield Text(f"{layer.skipped:,} batches were not finite, and moved nothing.", style="yellow")
+        skipped = _count(layer.skipped, "batch was", "batches were")
+        yield Text(f"{skipped} not finite, and moved nothing.", style="yellow")
     if layer.single:
-        one_value = f"{layer.single:,} batches had one value per channel: the mean moved, the variance did not."
-        yield Text(one_value, style="yellow")
+        single = _count(layer.single, "batch", "batches")
+        yield Text(f"{single} had one value per channel: the mean moved, the variance did not.", style="yellow")
     if layer.initial_weight > COLD and layer.arguments["trainable"]:
         what = "variance is still its" if layer.single else "statistics is still their"
         share = f"{layer.initial_weight:.0%} of the moving {what} initial value."
-        single = layer.single and layer.single >= layer.updates
-        remedy = "with more rows in a batch" if single else "longer, or with a smaller momentum"
-        yield Text(f"{share} Train {remedy}.", style="yellow")
+        yield Text(f"{share} {_remedy(layer)}", style="yellow")
     every = every_channel or layer.channels <= FEW_CHANNELS
     yield _channels(layer) if every else _quantiles(layer)
     yield ""
+
+
+def _remedy(layer: LayerState) -> str:
+    """Of moving statistics that are cold."""
+    if layer.momentum == 1:
+        return "Write a momentum below 1, such as 0.99."
+    if layer.single and layer.single >= layer.updates:
+        return "Train with more rows in a batch."
+    return "Train longer, or with a smaller momentum."
 
 
 def _channels(layer: LayerState) -> RenderableType:
@@ -387,8 +401,13 @@ def prediction(shown: Prediction) -> RenderableType:
         for row, (label, scores) in enumerate(zip(shown.labels[:FEW_ROWS], shown.scores, strict=False)):
             table.add_row(str(row), label, f"{scores.max():.4f}")
     more = len(shown) - FEW_ROWS
-    rest = [f"… and {more:,} more rows; --json has all"] if more > 0 else []
+    rest = [f"… and {_count(more, 'more row')}; --json has all"] if more > 0 else []
     return Group(table, *rest, Text(f"{shown.model} version {shown.version}, batch norm {shown.digest}", "dim"))
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    """`1 step`, `2 steps`; `many` is for those that take more than an s."""
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
 
 
 def _table(*heads: str, nothing: str = "", of: Sequence[object] | None = None) -> Table:

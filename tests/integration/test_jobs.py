@@ -388,6 +388,22 @@ def test_metrics_of_an_attempt_end_where_the_next_one_went_on(db: Database) -> N
     assert (loss.step, loss.value) == ([10, 20, 35, 45], [1.0, 1.0, 2.0, 2.0])
 
 
+def test_metrics_of_an_attempt_that_went_back_to_the_beginning_are_the_only_ones(db: Database) -> None:
+    first = claimed(db)
+    points(db, first, range(1, 60, 10), 1.0)
+    stop(db, first, Outcome.DRAIN)
+    second = claim(db)
+    assert second is not None
+    with db.write() as session:
+        events.add_event(session, **attempt(second), type="resumed", data={"step": 0})
+    with db.read() as session:
+        assert events.metrics_of(session, first.job_id).series == ()
+    points(db, second, range(35, 55, 10), 2.0)
+    with db.read() as session:
+        (loss,) = events.metrics_of(session, first.job_id, ["loss"]).series
+    assert (loss.step, loss.value) == ([35, 45], [2.0, 2.0])
+
+
 def test_metrics_of_an_attempt_that_began_anew_replace_the_older_ones(db: Database) -> None:
     first = claimed(db)
     points(db, first, range(10, 60, 10), 1.0)

@@ -224,7 +224,8 @@ def test_a_dry_run_says_once_what_layers_alike_will_do(run: Run, service: FakeSe
         "values_per_channel": 1_024,
         "arguments": {"momentum": 0.9, "renorm": True, "renorm_clipping": clipping},
     }
-    plain = {**said, "axis": 3, "variance_estimator": "biased", "arguments": {}}
+    plain = {**said, "axis": 3, "variance_estimator": "biased", "values_per_channel": 1, "arguments": {}}
+    frozen = {**plain, "arguments": {"trainable": False, "scale": False}}
     row = {"type": "batch_norm", "inputs": ["input"], "output_shape": [4, 4, 3], "parameters": 24}
     layers = [{**row, "name": f"norm_{index}", "details": said} for index in range(5)]
     answer = {
@@ -237,10 +238,10 @@ def test_a_dry_run_says_once_what_layers_alike_will_do(run: Run, service: FakeSe
             "priority": 0,
             "metadata": {},
         },
-        "layers": [*layers, {**row, "name": "last", "details": plain}],
+        "layers": [*layers, {**row, "name": "last", "details": plain}, {**row, "name": "still", "details": frozen}],
         "parameters": 120,
         "memory_bytes": 2**21,
-        "steps": 1_500,
+        "steps": 1,
         "messages": [],
     }
     (tmp_path / "job.json").write_text(json.dumps(JOB))
@@ -250,7 +251,9 @@ def test_a_dry_run_says_once_what_layers_alike_will_do(run: Run, service: FakeSe
         "norm_0, norm_1, norm_2 and 2 more: axes 1 and 3, momentum 0.9 (torch: 0.1), moving variance: renorm, "
         "1,024 values per channel; renorm true, renorm_clipping (rmax [[0, 1], [5000, 3]], dmax 0.5)" in text
     )
-    assert "last: axis 3, momentum 0.9 (torch: 0.1), moving variance: biased, 1,024 values per channel 120" in text
+    assert "last: axis 3, momentum 0.9 (torch: 0.1), moving variance: biased, 1 value per channel still:" in text
+    assert "still: axis 3, frozen: normalizes with the moving statistics, and changes nothing; scale false" in text
+    assert "changes nothing; scale false 120 parameters, 1 step, about 2.0 MiB" in text
 
 
 @pytest.mark.parametrize(
@@ -329,7 +332,9 @@ def test_an_alias_is_moved(run: Run, service: FakeService) -> None:
 
 
 def shown(run: Run, service: FakeService, channels: int, *options: str, **arguments: Any) -> str:
-    changed = {key: arguments.pop(key) for key in ("axis", "updates", "skipped", "single") if key in arguments}
+    changed = {
+        key: arguments.pop(key) for key in ("axis", "updates", "skipped", "single", "momentum") if key in arguments
+    }
     state = BatchNormState((replace(layer_state(channels), **changed),))
     service.on("GET", "/v1/models/digits/versions/2/batchnorm", ok(batchnorm_answer(state, **arguments)))
     ran = run("batchnorm", "show", "digits", "--version", "2", *options)
@@ -370,6 +375,20 @@ def test_a_layer_of_single_values_is_told_to_take_more_rows(run: Run, service: F
     assert "40 batches had one value per channel: the mean moved, the variance did not." in text
     assert "100% of the moving variance is still its initial value. Train with more rows in a batch." in text
     assert "Train longer" not in text
+
+
+def test_a_momentum_of_1_is_not_told_to_train_longer(run: Run, service: FakeService) -> None:
+    text = " ".join(shown(run, service, 3, momentum=1.0).split())
+    assert "100% of the moving statistics is still their initial value. Write a momentum below 1" in text
+    assert "Train" not in text
+
+
+def test_one_of_a_thing_is_not_many(run: Run, service: FakeService) -> None:
+    text = " ".join(shown(run, service, 1, updates=1, skipped=1, single=1).split())
+    assert "1 channel on axis" in text
+    assert "1 update moving" in text
+    assert "1 batch was not finite" in text
+    assert "1 batch had one value" in text
 
 
 def test_arguments_that_are_not_at_their_defaults_are_shown(run: Run, service: FakeService) -> None:

@@ -10,8 +10,8 @@ from worker.failures import TrainingFailed
 from worker.tally import Tally
 
 
-def tally_of(task: Task, steps_per_epoch: int = 1_000) -> Tally:
-    return Tally(task, steps_per_epoch=steps_per_epoch)
+def tally_of(task: Task, steps_per_epoch: int = 1_000, steps: int = 10_000) -> Tally:
+    return Tally(task, steps_per_epoch=steps_per_epoch, steps=steps)
 
 
 def test_means_are_over_rows_and_not_over_batches() -> None:
@@ -37,9 +37,9 @@ def test_score_fits_the_task(task: Task, logits: list[list[float]], y: list[floa
 ROW = (torch.tensor([[2.0, 0.0]]), torch.tensor([0]))
 
 
-def filled(losses: list[float], *, steps_per_epoch: int = 1_000) -> Tally:
+def filled(losses: list[float], *, steps_per_epoch: int = 1_000, steps: int = 10_000) -> Tally:
     """One row a batch."""
-    tally = tally_of("classes", steps_per_epoch)
+    tally = tally_of("classes", steps_per_epoch, steps)
     for loss in losses:
         tally.add(torch.tensor(loss), *ROW)
     return tally
@@ -57,7 +57,7 @@ def test_batch_whose_loss_is_not_finite_is_counted_and_in_no_mean(task: Task) ->
             spoilt.add(torch.tensor(float("inf")), torch.full((5, 2), float("nan")), torch.tensor([0] * 5))
     assert spoilt.read(153) == clean.read(150)
     assert (spoilt.sums.skipped, clean.sums.skipped) == (3, 0)
-    assert spoilt.first_skipped == (41, float("inf"))
+    assert spoilt.sums.first_skipped == (41, float("inf"))
 
 
 def test_too_many_skipped_batches_in_a_row_fail_and_name_their_steps() -> None:
@@ -86,6 +86,28 @@ def test_epoch_with_no_finite_loss_fails() -> None:
         tally.read(6)
 
 
+def test_run_that_ends_within_its_first_epoch_with_no_finite_loss_fails() -> None:
+    tally = filled([float("nan")] * 2, steps_per_epoch=3, steps=2)
+    with pytest.raises(TrainingFailed, match=r"nan at step 2"):
+        tally.read(2)
+
+
+@pytest.mark.parametrize(("made", "skipped"), [(3, 2), (6, 1)])
+def test_bad_end_of_a_run_that_was_good_before_does_not_fail_it(made: int, skipped: int) -> None:
+    losses = [1.0] * made + [float("nan")] * skipped
+    tally = filled([], steps_per_epoch=3, steps=len(losses))
+    for step, loss in enumerate(losses, start=1):
+        tally.add(torch.tensor(loss), *ROW)
+        tally.read(step)
+        if step % 3 == 0:
+            tally.clear()
+    assert tally.sums.skipped == skipped
+
+
+def test_last_epoch_that_is_cut_short_with_a_finite_loss_is_one() -> None:
+    assert filled([1.0, float("nan")], steps_per_epoch=3, steps=2).read(2)["loss"] == 1.0
+
+
 def test_skipped_batches_outlive_the_epoch_and_a_checkpoint() -> None:
     tally = filled([1.0, 2.0, float("nan")])
     tally.read(3)
@@ -97,6 +119,7 @@ def test_skipped_batches_outlive_the_epoch_and_a_checkpoint() -> None:
     other.clear()
     assert other.read(4) == {}
     assert other.sums.skipped == 1
+    assert other.sums.first_skipped == tally.sums.first_skipped
 
 
 def test_reading_in_between_changes_no_sum() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from gammabeta.nets import state as states
 from gammabeta.nets.build import build_network
@@ -276,6 +277,48 @@ def test_skipped_batches_are_told_of_once_through_pauses(tmp_path: Path) -> None
     assert resumed.of(messages.Warned)[0].message.startswith("3 of 30 batches")
 
 
+def one_spoilt_batch(tmp_path: Path, *, loss_is_finite: bool) -> tuple[messages.JobFile, int]:
+    """A job of one epoch with one bad batch, and the step of that."""
+    network = {"network": NORM_FIRST} if loss_is_finite else {}
+    job = job_of(tmp_path / "job", **large_variance(epochs=1) | {"network": None} | network, checkpoint_seconds=0.0)
+    (bad,) = [step for step, (x, _) in enumerate(runs.begin(job).batches(), start=1) if x.max() > 1e38]
+    return job, bad
+
+
+@pytest.mark.parametrize("loss_is_finite", [True, False])
+def test_bad_batch_is_told_of_once_wherever_the_run_is_drained(tmp_path: Path, loss_is_finite: bool) -> None:
+    job, bad = one_spoilt_batch(tmp_path, loss_is_finite=loss_is_finite)
+    assert 2 < bad < 9, "so that there are steps before it and after it"
+    for at in range(1, 10):
+
+        def stop(link: RecordingLink, report: messages.Report, at: int = at) -> None:
+            if isinstance(report, messages.Checkpoint) and report.step == at:
+                link.stop = "drain"
+
+        first = run(again(job, tmp_path / f"drained-{at}"), RecordingLink(stop))
+        (stopped,) = first.of(messages.Stopped)
+        second = run(again(job, tmp_path / f"resumed-{at}", resume=stopped.checkpoint))
+        (event,) = first.of(messages.Event) + second.of(messages.Event)
+        assert event.name == "batch_skipped"
+        assert event.data["layers"] == ["batch_norm"]
+        if loss_is_finite:
+            assert event.data["step"] >= bad
+        else:
+            assert (event.data["step"], event.data["loss"]) == (bad, "nan"), "also of one that was counted before"
+        assert second.of(messages.MetricsRow)[-1].values["skipped_batches"] == 1
+
+
+@pytest.mark.parametrize("loss_is_finite", [True, False])
+def test_bad_batch_is_told_of_whatever_checkpoint_a_lost_run_goes_on_from(tmp_path: Path, loss_is_finite: bool) -> None:
+    job, bad = one_spoilt_batch(tmp_path, loss_is_finite=loss_is_finite)
+    lost = run(again(job, tmp_path / "lost"))
+    for index, report in enumerate(lost.reports):
+        if isinstance(report, messages.Checkpoint):
+            known = [each for each in lost.reports[:index] if isinstance(each, messages.Event)]
+            resumed = run(again(job, tmp_path / f"resumed-{report.step}", resume=report.path))
+            assert len(known + resumed.of(messages.Event)) == 1, f"from step {report.step}, the bad one is {bad}"
+
+
 def test_skipped_batches_after_the_best_epoch_are_counted_too(tmp_path: Path) -> None:
     training = {
         "early_stopping": {"patience": 2, "metric": "val_loss"},
@@ -366,23 +409,38 @@ def test_a_last_batch_of_one_row_is_warned_of_where_there_are_few_others(
     assert all("initial value;" not in each.message for each in warnings)
 
 
-def test_checkpoint_of_before_single_batches_were_counted_is_gone_on_from(tmp_path: Path) -> None:
-    training = {"early_stopping": {"patience": 50}}
-    job = job_of(tmp_path / "job", training=training, checkpoint_seconds=0.0)
-    link = run(job)
-    checkpoint = link.of(messages.Checkpoint)[12].path
-    old = json.loads((checkpoint / checkpoints.TRAINING).read_text())
-    for layer in (*old["layers"], *old["stopping"]["layers"]):
-        assert layer.pop("single") == 0
-    (checkpoint / checkpoints.TRAINING).write_text(json.dumps(old))
-    _, resumed = done(again(job, tmp_path / "resumed", resume=checkpoint))
-    assert content(resumed) == content(link.of(messages.Done)[0].path)
-
-
 def test_run_where_every_batch_is_skipped_fails(tmp_path: Path) -> None:
     job = job_of(tmp_path, splits=with_huge_rows(100), preprocessing={"numeric": "none"}, training={"epochs": 50})
     (failed,) = run(job).of(messages.Failed)
     assert failed.code == "non_finite_loss"
+
+
+def test_run_where_every_batch_is_skipped_fails_also_within_its_first_epoch(tmp_path: Path) -> None:
+    huge = (np.full((400, 5), 3e38, np.float32), np.arange(400) % 3)
+    training = {"max_steps": 15, "validation_fraction": 0}
+    job = job_of(tmp_path, splits={"train": huge}, preprocessing={"numeric": "none"}, training=training)
+    assert runs.begin(job).steps_per_epoch == 40
+    link = run(job)
+    (failed,) = link.of(messages.Failed)
+    assert failed.code == "non_finite_loss"
+    assert "at step 15, and no better at the 14 steps before it" in failed.message
+    assert not link.of(messages.Done)
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+def test_weights_that_are_not_finite_at_the_end_fail_the_job(tmp_path: Path, steps: int) -> None:
+    # The logits are 0 and the first loss is 1, its gradient beyond float32; the steps after it are too few to give up.
+    network = {"layers": [{"type": "dense", "units": 1, "kernel_initializer": "zeros", "use_bias": False}]}
+    training = {"max_steps": steps, "validation_fraction": 0, "loss": "mean_squared_error"}
+    x, y = np.full((103, 5), 3e38, np.float32), np.ones(103, np.float32)
+    options: dict[str, Any] = {"splits": {"train": (x, y)}, "network": network, "preprocessing": {"numeric": "none"}}
+    job = job_of(tmp_path, **options, training=training)
+    link = run(job)
+    (failed,) = link.of(messages.Failed)
+    assert failed.code == "non_finite_loss"
+    assert "NaN or infinity in dense.kernel" in failed.message
+    assert "learning_rate" in failed.message
+    assert not link.of(messages.Done)
 
 
 @pytest.mark.parametrize(("last", "steps", "rows"), [("merge", 10, 103), ("keep", 11, 103), ("drop", 10, 100)])
@@ -419,13 +477,44 @@ def test_penalty_is_trained_with_and_told_apart_from_the_loss(tmp_path: Path) ->
     assert first.values["loss"] < 3  # the data's alone; the penalty begins with some tens
 
 
+def constant(value: float) -> dict[str, Any]:
+    return {"class_name": "constant", "config": {"value": value}}
+
+
+BOUNDED: dict[str, Any] = {
+    "layers": [
+        {
+            "type": "dense",
+            "units": 8,
+            "kernel_initializer": constant(3),
+            "kernel_constraint": "max_norm",
+            "bias_initializer": constant(-1),
+            "bias_constraint": "non_neg",
+        },
+        {
+            "type": "batch_norm",
+            "gamma_initializer": constant(-1),
+            "gamma_constraint": "non_neg",
+            "beta_initializer": constant(3),
+            "beta_constraint": {"class_name": "min_max_norm", "config": {"min_value": 0.1, "max_value": 0.5}},
+        },
+        OUTPUT,
+    ]
+}
+"""All begin far outside their bounds, where a run without projections would leave them."""
+
+
 def test_constraints_hold_after_each_step(tmp_path: Path) -> None:
-    job = job_of(tmp_path, network=trainings.EVERYTHING, training={"epochs": 2}, checkpoint_seconds=0.0)
-    for checkpoint in run(job).of(messages.Checkpoint):
-        kernel = load_file(checkpoint.path / results.WEIGHTS)["dense.kernel"]
-        assert kernel.norm(dim=1).max() <= 2.0001
-        assert load_file(checkpoint.path / results.WEIGHTS)["dense.bias"].min() >= 0
-        assert load_file(checkpoint.path / results.STATE)["0.gamma"].min() >= 0
+    training = {"epochs": 2, "optimizer": {"name": "sgd", "learning_rate": 1.0}}
+    job = job_of(tmp_path, network=BOUNDED, training=training, checkpoint_seconds=0.0)
+    kept = run(job).of(messages.Checkpoint)
+    assert len(kept) > 10
+    for checkpoint in kept:
+        weights, state = (load_file(checkpoint.path / name) for name in (results.WEIGHTS, results.STATE))
+        assert weights["dense.kernel"].norm(dim=1).max() <= 2.0001
+        assert weights["dense.bias"].min() >= 0
+        assert state["0.gamma"].min() >= 0
+        assert 0.0999 <= state["0.beta"].norm() <= 0.5001
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -506,13 +595,97 @@ def test_cancelled_run_leaves_nothing(tmp_path: Path) -> None:
     assert not list(job.scratch.iterdir())
 
 
-def test_damaged_checkpoint_is_refused_with_a_code_of_its_own(tmp_path: Path) -> None:
-    job = job_of(tmp_path / "job", checkpoint_seconds=0.0)
-    checkpoint = run(job).of(messages.Checkpoint)[3].path
-    weights = checkpoint / results.WEIGHTS
-    weights.write_bytes(weights.read_bytes()[:-4])
+def rewritten(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """A JSON object in a file, changed."""
+    held = json.loads(path.read_text())
+    change(held)
+    path.write_text(json.dumps(held))
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-4])
+
+
+def without(path: Path, key: str) -> None:
+    tensors = load_file(path)
+    del tensors[key]
+    save_file(tensors, path)
+
+
+DAMAGES: dict[str, tuple[str, Callable[[Path], Any], str]] = {
+    "weights cut off": ("weights.safetensors", cut, "Error while deserializing"),
+    "weights gone": ("weights.safetensors", Path.unlink, "which is not there"),
+    "a weight gone": ("weights.safetensors", lambda path: without(path, "dense.kernel"), "dense.kernel"),
+    "statistics gone": ("state.safetensors", lambda path: without(path, "0.moving_mean"), "moving_mean"),
+    "optimizer cut off": ("optimizer.safetensors", cut, "Error while deserializing"),
+    "best gone": ("best.safetensors", Path.unlink, "which is not there"),
+    "random state gone": ("random.safetensors", lambda path: without(path, "cpu"), "which has no key 'cpu'"),
+    "position gone": ("training.json", Path.unlink, "which is not there"),
+    "position cut off": ("training.json", cut, "Invalid JSON"),
+    "step gone": ("training.json", lambda path: rewritten(path, lambda held: held.pop("step")), "key step: Field"),
+    "a sum that is none": (
+        "training.json",
+        lambda path: rewritten(path, lambda held: held["sums"].update(rows="many")),
+        "key sums.rows: Input should be a valid integer",
+    ),
+    "no number of a format": (
+        "training.json",
+        lambda path: rewritten(path, lambda held: held.update(format="new")),
+        "key format: Input should be a valid integer",
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "damage", "said"), DAMAGES.values(), ids=DAMAGES.keys())
+def test_damaged_checkpoint_is_refused_in_a_line_that_names_the_file(
+    tmp_path: Path, name: str, damage: Callable[[Path], Any], said: str
+) -> None:
+    job = job_of(tmp_path / "job", training={"early_stopping": {}, "epochs": 2}, checkpoint_seconds=0.0)
+    checkpoint = run(job).of(messages.Checkpoint)[11].path
+    damage(checkpoint / name)
     (failed,) = run(again(job, tmp_path / "resumed", resume=checkpoint)).of(messages.Failed)
     assert failed.code == "checkpoint_unreadable"
+    assert failed.message.startswith(
+        f"The checkpoint {checkpoint.name} must be complete and unchanged. Received: {name}, "
+    )
+    assert said in failed.message
+    assert len(failed.message) < 300
+    assert "\n" not in failed.message
+    assert "pydantic" not in failed.message
+
+
+def of_the_first_format(held: dict[str, Any]) -> None:
+    """training.json as it was before it said its format."""
+    sums = held.pop("sums")
+    held |= {"rows": sums["rows"], "loss_sum": sums["loss"], "score_sum": sums["score"]}
+    del held["format"]
+    for layer in held["layers"]:
+        del layer["skipped"], layer["single"]
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [(of_the_first_format, 1), (lambda held: held.update(format=3, more={"of": "it"}), 3)],
+    ids=["older", "newer"],
+)
+def test_run_begins_again_where_another_version_wrote_the_checkpoint(
+    tmp_path: Path, change: Callable[[dict[str, Any]], Any], found: int
+) -> None:
+    job = job_of(tmp_path / "job", checkpoint_seconds=0.0)
+    undisturbed = run(job)
+    checkpoint = undisturbed.of(messages.Checkpoint)[12]
+    rewritten(checkpoint.path / checkpoints.TRAINING, change)
+    link = run(again(job, tmp_path / "resumed", resume=checkpoint.path))
+    warning, *others = link.of(messages.Warned)
+    assert others == undisturbed.of(messages.Warned)
+    assert warning.code == "checkpoint_of_another_version"
+    assert warning.message == (
+        f"The checkpoint ckpt-{checkpoint.step} was written by another version of gammabeta (format {found}; this one "
+        "has 2), and the run began again: the steps made before are made once more."
+    )
+    assert [each.resumed_at for each in link.of(messages.Started)] == [0]
+    assert epochs(link) == epochs(undisturbed)
+    assert content(link.of(messages.Done)[0].path) == content(undisturbed.of(messages.Done)[0].path)
 
 
 def test_checkpoint_holds_no_pickle(tmp_path: Path) -> None:
