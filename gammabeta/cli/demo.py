@@ -58,9 +58,7 @@ def demo(url: Url = None) -> None:
         show.out(show.batchnorm(client.models.batchnorm("digits", job.version), every_channel=True))
         show.heading("Predict the test rows over HTTP")
         compare(client, str(job.version), arrays)
-        show.heading("The page of this service")
-        show.out(f"{client.url}/ui")
-        show.note("A service of the demo's own ends now. `gammabeta up` starts one that stays.")
+        show.note("`gammabeta up` starts a service that stays, with a page for its jobs and models.")
 
 
 def digits() -> dict[str, NDArray[Any]]:

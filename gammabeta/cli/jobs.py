@@ -125,7 +125,7 @@ def follow(client: Client, handle: JobHandle) -> None:
         show.note(f"The job goes on. Stop it: gammabeta jobs cancel {handle.id}")
         raise
     for warning in job.warnings:
-        show.note(f"warning: {warning.message}")
+        show.note(f"warning: {warning.message} [{warning.code}]")
     if job.version:
         show.out(f"{job.model} version {job.version} is published by {job.id}.")
     report(client, handle)

@@ -23,7 +23,7 @@ from gammabeta.client.predicting import Prediction
 from gammabeta.client.settings import ClientSettings
 from gammabeta.schemas.batchnorm import ARRAYS, LayerState
 from gammabeta.schemas.datasets import Dataset, Feature
-from gammabeta.schemas.jobs import DryRun, Event, Job, LayerRow, Metrics
+from gammabeta.schemas.jobs import DryRun, Event, Job, JobWarning, LayerRow, Message, Metrics
 from gammabeta.schemas.models import Model, Version
 
 FEW_CHANNELS = 16
@@ -179,8 +179,13 @@ def job(shown: Job) -> RenderableType:
         "started": _time(shown.started_at),
         "finished": _time(shown.finished_at),
     }
-    warnings = {f"warning {index}": each.message for index, each in enumerate(shown.warnings, start=1)}
+    warnings = {f"warning {index}": remark(each) for index, each in enumerate(shown.warnings, start=1)}
     return _pairs(rows | more | warnings)
+
+
+def remark(shown: JobWarning | Message) -> Text:
+    """What is said, and the code by which the documentation has it."""
+    return Text.assemble(shown.message, (f" [{shown.code}]", "dim"))
 
 
 def event(shown: Event) -> RenderableType:
@@ -210,7 +215,7 @@ def dry_run(shown: DryRun) -> RenderableType:
     counts = f"{_count(shown.parameters, 'parameter')}, {_count(shown.steps, 'step')}"
     total = f"{counts}, about {shown.memory_bytes / 2**20:,.1f} MiB"
     remarks = [
-        Text.assemble((f"{each.severity}: ", "yellow" if each.severity == "warning" else "dim"), each.message)
+        Text.assemble((f"{each.severity}: ", "yellow" if each.severity == "warning" else "dim"), remark(each))
         for each in shown.messages
     ]
     return Group(table, *norms, total, *remarks)
@@ -332,7 +337,7 @@ def _layer(layer: StoredLayer, every_channel: bool) -> Iterable[RenderableType]:
         single = _count(layer.single, "batch", "batches")
         yield Text(f"{single} had one value per channel: the mean moved, the variance did not.", style="yellow")
     if layer.initial_weight > COLD and layer.arguments["trainable"]:
-        what = "variance is still its" if layer.single else "statistics is still their"
+        what = "variance is still its" if layer.single else "statistics are still their"
         share = f"{layer.initial_weight:.0%} of the moving {what} initial value."
         yield Text(f"{share} {_remedy(layer)}", style="yellow")
     every = every_channel or layer.channels <= FEW_CHANNELS

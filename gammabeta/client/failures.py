@@ -52,8 +52,8 @@ def retry_after(response: httpx.Response, *, default: float) -> float:
 
 
 def sentence(field: FieldError) -> str:
-    """A wrong field, readable aloud."""
-    if field.received is None:
+    """A wrong field, readable aloud. What is required was not received, which is not null."""
+    if field.received is None and field.message.startswith("is required"):
         return f"{field.field}: {field.message}"
     end = "" if field.message.endswith((".", ")")) else "."
     return f"{field.field}: {field.message}{end} Received: {json.dumps(field.received, ensure_ascii=False)}."

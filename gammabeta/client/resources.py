@@ -21,6 +21,7 @@ from gammabeta.errors import DatasetInvalid, InvalidRequest
 from gammabeta.schemas.datasets import Dataset, Preview
 from gammabeta.schemas.jobs import DryRun, Job, TrainRequest
 from gammabeta.schemas.models import Alias, BatchNormAnswer, Model, Served, Version
+from gammabeta.schemas.problems import shortened
 
 Data: TypeAlias = str | Path | bytes | tuple[ArrayLike, ArrayLike] | Mapping[str, ArrayLike]
 """A file, its bytes, `(x, y)`, or arrays by the names that an npz of the service has (`x_train`, `y_train`, …)."""
@@ -255,7 +256,7 @@ def _dumped(value: dict[str, Any]) -> bytes:
     try:
         return orjson.dumps(value, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY)
     except orjson.JSONEncodeError as exc:
-        raise InvalidRequest.of("body", f"must be what JSON can hold ({exc})") from exc
+        raise InvalidRequest.of("body", f"must be what JSON can hold ({exc})", shortened(value)) from exc
 
 
 def _plain(value: Any) -> Any:

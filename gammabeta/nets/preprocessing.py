@@ -47,7 +47,7 @@ def fit(spec: PreprocessingSpec, manifest: DatasetManifest, x: NDArray[Any], row
         case "table":
             return _fit_table(spec, manifest.features, x, rows)
         case "array":
-            offset, scale = _affine(spec.numeric, _moments(x, rows))
+            offset, scale = _affine(spec.numeric, _of_channels(_moments(x, rows)))
             return FittedArray(shape=manifest.row_shape, offset=_flat(offset), scale=_flat(scale))
         case "image":
             return _fit_image(spec, manifest.row_shape, x, rows)
@@ -92,6 +92,17 @@ def _moments(x: NDArray[Any], rows: Rows) -> _Moments:
         high = np.maximum(high, values.max(axis=0, initial=-np.inf, where=known))
     std = np.sqrt(squares / np.maximum(seen, 1))
     return _Moments(mean=mean, std=std, low=np.where(seen > 0, low, 0.0), high=np.where(seen > 0, high, 0.0))
+
+
+def _of_channels(moments: _Moments) -> _Moments:
+    """Of each channel, the last axis of a row, over all its places: a scale for each place would make the same pattern
+    another number wherever it stands. Rows of one dimension stay as they are."""
+    places = tuple(range(moments.mean.ndim - 1))
+    mean = moments.mean.mean(axis=places)
+    # Every place has as many values: arrays have no missing ones.
+    variance = (np.square(moments.std) + np.square(moments.mean - mean)).mean(axis=places)
+    low, high = moments.low.min(axis=places), moments.high.max(axis=places)
+    return _Moments(mean=mean, std=np.sqrt(variance), low=low, high=high)
 
 
 def _affine(
@@ -253,11 +264,16 @@ class _Array(Preprocess):
 
     def __init__(self, fitted: FittedArray) -> None:
         super().__init__()
-        self.keep("offset", np.reshape(fitted.offset, fitted.shape) if fitted.offset else 0.0)
-        self.keep("scale", np.reshape(fitted.scale, fitted.shape) if fitted.scale else 1.0)
+        self.keep("offset", _laid_out(fitted.offset, fitted.shape) if fitted.offset else 0.0)
+        self.keep("scale", _laid_out(fitted.scale, fitted.shape) if fitted.scale else 1.0)
 
     def forward(self, raw: Tensor) -> Tensor:
         return (raw.float() - self.offset) / self.scale
+
+
+def _laid_out(values: tuple[float, ...], shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """As they apply to a row: one for each channel, or one for each element, as versions of old have them."""
+    return np.reshape(values, shape[-1:] if len(values) == shape[-1] else shape)
 
 
 class _Image(Preprocess):

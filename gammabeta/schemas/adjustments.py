@@ -8,9 +8,10 @@ seed, the layer and the step determine, so that a resumed job draws the same aga
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from gammabeta.schemas.base import Count, Request, wrong
 from gammabeta.schemas.initializers import Deviation, EachOrAll, Single
@@ -19,11 +20,25 @@ from gammabeta.schemas.initializers import Deviation, EachOrAll, Single
 class Normal(Request):
     """A normal distribution."""
 
+    LISTED_IN: ClassVar[str] = "docs/batchnorm.md"
+
     mean: Single
     std: Deviation = 0.0
 
 
-class Draw(Request):
+class Adjusting(Request):
+    """What changes the scale, the bias, or both."""
+
+    LISTED_IN: ClassVar[str] = "docs/batchnorm.md"
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not self.model_fields_set & {"scale", "bias"}:
+            raise PydanticCustomError("invalid", "must change something: give scale or bias")
+        return self
+
+
+class Draw(Adjusting):
     """What is drawn anew at each step."""
 
     per: Literal["feature", "layer"] = "feature"
@@ -55,7 +70,7 @@ class NormalAdjustment(Draw):
     bias: Normal = Normal(mean=0.0)
 
 
-class ConstantAdjustment(Request):
+class ConstantAdjustment(Adjusting):
     """Given: one number for all channels, or a list with one for each."""
 
     kind: Literal["constant"] = "constant"

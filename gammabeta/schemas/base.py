@@ -4,8 +4,10 @@ service may say more than an older client knows)."""
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeAlias
+from difflib import get_close_matches
+from typing import Annotated, Any, ClassVar, Self, TypeAlias
 
 from pydantic import (
     AfterValidator,
@@ -15,13 +17,16 @@ from pydantic import (
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
+    ModelWrapValidatorHandler,
     StrictBool,
     StrictFloat,
     StrictInt,
     Tag,
+    ValidationError,
+    model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, PydanticCustomError, PydanticKnownError
+from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails, PydanticCustomError, PydanticKnownError
 from pydantic_core.core_schema import no_info_before_validator_function
 
 Number: TypeAlias = StrictFloat
@@ -48,10 +53,60 @@ Epsilon: TypeAlias = Annotated[Number, Field(gt=0, le=1_000), HELD]
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
+CLOSE = 0.7
+"""How much alike a key and a field are, at least, where one is taken for a slip of the other."""
+
+
 class Request(BaseModel):
     """A value that a client sends: frozen, closed, finite numbers only."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+    FOREIGN: ClassVar[Mapping[str, str]] = {}
+    """Keys that other libraries write here, and what is said of them."""
+    LISTED_IN: ClassVar[str] = "/docs"
+    """Where the fields are explained."""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _tell_of_unknown_keys(cls, given: Any, build: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return build(given)
+        except ValidationError as exc:
+            if not any(map(_is_unknown_key, exc.errors(include_url=False))):
+                raise
+            raise retold(exc, cls._told_if_unknown) from exc
+
+    @classmethod
+    def _told_if_unknown(cls, error: ErrorDetails) -> ErrorDetails:
+        if not _is_unknown_key(error):
+            return error
+        return {**error, "type": "unknown", "msg": f"is not a field here{cls._remedy(str(error['loc'][0]))}"}
+
+    @classmethod
+    def _remedy(cls, key: str) -> str:
+        if key in cls.FOREIGN:
+            return f": {cls.FOREIGN[key]}"
+        close = get_close_matches(key.lower(), cls.model_fields, n=1, cutoff=CLOSE)
+        if close:
+            return f". Did you mean '{close[0]}'?"
+        return f". Leave it out, or look at {cls.LISTED_IN} for the fields there are"
+
+
+def _is_unknown_key(error: ErrorDetails) -> bool:
+    """Of the model itself, not of one within it."""
+    return error["type"] == "extra_forbidden" and len(error["loc"]) == 1
+
+
+def retold(error: ValidationError, tell: Callable[[ErrorDetails], ErrorDetails]) -> ValidationError:
+    """The error with each of its lines as `tell` says it."""
+    lines = [
+        InitErrorDetails(
+            type=PydanticCustomError(each["type"], each["msg"], each.get("ctx")), loc=each["loc"], input=each["input"]
+        )
+        for each in map(tell, error.errors(include_url=False))
+    ]
+    return ValidationError.from_exception_data(error.title, lines)
 
 
 class Answer(BaseModel):

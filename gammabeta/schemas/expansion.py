@@ -44,7 +44,7 @@ def as_written(field: str, message: str, *, network: NetworkSpec, layers: Sequen
     if isinstance(network, LayersNetwork) or found is None:
         return field, message
     layer, argument = layers[int(found[1])], found[2]
-    told = message if f"'{layer.name}'" in message else f"in '{layer.name}', {message}"
+    told = message if f"'{layer.name}'" in message else f"{message} (layer '{layer.name}')"
     if isinstance(layer, BatchNorm):
         argument = argument if isinstance(network.batch_norm, BatchNormOptions) else ""
         return f"network.batch_norm.{argument}".rstrip("."), told

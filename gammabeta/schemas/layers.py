@@ -7,7 +7,8 @@ Names and defaults of arguments are Keras'.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self, TypeAlias
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -35,6 +36,12 @@ ZEROS = Initializer(name="zeros")
 
 class Layer(Request):
     """What every layer has."""
+
+    FOREIGN: ClassVar[Mapping[str, str]] = {
+        "dtype": "parameters and statistics are float32 always. Leave it out.",
+        "build_config": "the data say what shape the input has. Leave it out.",
+        "config": "its keys belong here. Write them without it.",
+    }
 
     name: Name | None = None
     """None: the type, and a number from the second on (`dense`, `dense_1`)."""

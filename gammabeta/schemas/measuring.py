@@ -110,11 +110,12 @@ def check_axes(layer: BatchNorm, shape: Shape, field: str) -> None:
         InvalidRequest: the input has no such axis, or two of them are the same.
     """
     rank = len(shape)
+    wanted = "1 or -1" if rank == 1 else f"between 1 and {rank}, or between {-rank} and -1,"
     for axis in layer.axes:
         if not (1 <= axis <= rank or -rank <= axis <= -1):
             raise InvalidRequest.of(
                 f"{field}.axis",
-                f"must be between 1 and {rank}, or between {-rank} and -1, for an input of shape {list(shape)}",
+                f"must be {wanted} for an input of shape {list(shape)}",
                 axis,
             )
     if len({counted(axis, shape) for axis in layer.axes}) < len(layer.axes):

@@ -7,7 +7,8 @@ What each means here, and where Keras 2, Keras 3 and torch differ: docs/batchnor
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
 
@@ -27,12 +28,25 @@ VarianceEstimator: TypeAlias = Literal["biased", "unbiased", "renorm"]
 deviation."""
 
 
+_OF_OTHERS = {
+    "synchronized": "this version trains on one device. Leave it out.",
+    "eps": "it is 'epsilon', as in Keras. Write that.",
+    "affine": "'scale' says whether there is a gamma, 'center' whether there is a beta. Write these.",
+    "num_features": "the input says how many channels there are. Leave it out.",
+    "track_running_stats": "moving statistics are always kept, and predictions use them. Leave it out.",
+}
+"""Of Keras 3, and of torch."""
+
+
 class BatchNorm(Layer):
     """Batch normalization over every axis but `axis`.
 
     Training: `y = gamma (x - mu) / sqrt(v + epsilon) + beta`, v the biased batch variance, and
     `moving <- momentum * moving + (1 - momentum) * batch`. Prediction: the moving statistics stand in for mu and v.
     """
+
+    FOREIGN: ClassVar[Mapping[str, str]] = {**Layer.FOREIGN, **_OF_OTHERS}
+    LISTED_IN: ClassVar[str] = "docs/batchnorm.md"
 
     type: Literal["batch_norm"] = "batch_norm"
     axis: Axes = -1

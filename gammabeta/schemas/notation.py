@@ -15,7 +15,9 @@ from typing import Any, TypeVar
 
 from pydantic import GetJsonSchemaHandler, ValidationError
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails, PydanticCustomError
+from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError
+
+from gammabeta.schemas.base import retold
 
 T = TypeVar("T")
 
@@ -35,6 +37,8 @@ class Notation:
     """Names that say nothing without a config."""
     bare_list: str | None = None
     """The key of a config whose list may stand by itself."""
+    choices: str | None = None
+    """What is said of the names that there are, where a list of them is not enough."""
     refused: Mapping[str, str] = field(default_factory=dict)
     """Names that mean different things in different places, and what to write instead."""
 
@@ -70,15 +74,7 @@ class Notation:
         try:
             return build(flat)
         except ValidationError as exc:
-            lines = [
-                InitErrorDetails(
-                    type=PydanticCustomError(each["type"], each["msg"], each.get("ctx")),
-                    loc=_as_written(each["loc"], given),
-                    input=each["input"],
-                )
-                for each in map(_at_its_key, exc.errors(include_url=False))
-            ]
-            raise ValidationError.from_exception_data(exc.title, lines) from exc
+            raise retold(exc, lambda error: _as_written(_at_its_key(error), given)) from exc
 
     def json_schema(self, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         """Of a class that is written so. What pydantic gives by itself is the flat form."""
@@ -138,7 +134,7 @@ class Notation:
             raise self.error("'{given}' {why}", given=given, why=self.refused[snake])
         name = self.aliases.get(snake, snake)
         if name not in self.takes:
-            raise self.error("must be one of {names}", names=", ".join(self.takes))
+            raise self.error("must be {choices}", choices=self.choices or f"one of {', '.join(self.takes)}")
         return name
 
     def _spellings(self, names: Collection[str]) -> list[str]:
@@ -154,14 +150,16 @@ def _at_its_key(error: ErrorDetails) -> ErrorDetails:
     if "key" not in context or not isinstance(received, dict):
         return error
     left = {key: value for key, value in context.items() if key != "key"}
-    return {**error, "loc": (*error["loc"], context["key"]), "input": received.get(context["key"]), "ctx": left}
+    place, value = (*error["loc"], context["key"]), received.get(context["key"], received)
+    return {**error, "loc": place, "input": value, "ctx": left}
 
 
-def _as_written(place: tuple[int | str, ...], given: Any) -> tuple[int | str, ...]:
+def _as_written(error: ErrorDetails, given: Any) -> ErrorDetails:
     """`stddev` of the flat form is `config.stddev` of a class, and `value[0]` (whose tag is "many") `[0]` of a list."""
+    place = error["loc"]
     if isinstance(given, list | tuple):
-        return place[2:]
-    return ("config", *place) if place and "class_name" in given else place
+        return {**error, "loc": place[2:]}
+    return {**error, "loc": ("config", *place)} if place and "class_name" in given else error
 
 
 def _listed(keys: Iterable[Any]) -> str:

@@ -16,7 +16,8 @@ class PreprocessingSpec(Request):
     """How raw features become numbers for the network."""
 
     numeric: Literal["standard", "minmax", "none"] = "standard"
-    """standard: (x - mean) / std; minmax: (x - min) / (max - min)."""
+    """standard: (x - mean) / std; minmax: (x - min) / (max - min). Of each column, or each channel (last axis) of an
+    array."""
     image: Literal["unit", "standard", "binary", "none"] = "unit"
     """unit: x / 255; standard: (x - mean) / std over all pixels; binary: x > 127."""
     missing: Literal["mean", "median", "error"] = "mean"
@@ -69,14 +70,14 @@ class FittedTable(Answer):
 
 
 class FittedArray(Answer):
-    """An array feature: `(x - offset) / scale`, element by element; x: [B, *shape] -> [B, *shape]."""
+    """An array feature: `(x - offset) / scale`, channel by channel; x: [B, *shape] -> [B, *shape]."""
 
     kind: Literal["array"] = "array"
     shape: tuple[int, ...]
     offset: tuple[float, ...] = ()
-    """One per element in C order; empty: 0."""
+    """One per channel (last axis); in older versions one per element in C order; empty: 0."""
     scale: tuple[float, ...] = ()
-    """One per element in C order; empty: 1."""
+    """One per channel (last axis); in older versions one per element in C order; empty: 1."""
 
     @property
     def input_shape(self) -> tuple[int, ...]:

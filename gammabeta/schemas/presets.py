@@ -34,17 +34,27 @@ class BatchNormOptions(BatchNorm):
         return BatchNorm.model_validate({key: getattr(self, key) for key in BatchNorm.model_fields})
 
 
-def _placement_kind(value: Any) -> str:
-    if isinstance(value, str):
-        return "everywhere"
-    return "each" if isinstance(value, list | tuple) else "options"
+def _placement_kind(value: Any) -> str | None:
+    match value:
+        case str():
+            return "everywhere"
+        case list() | tuple():
+            return "each"
+        case dict() | BatchNorm():
+            return "options"
+    return None
 
 
 BatchNormChoice: TypeAlias = Annotated[
     Annotated[Placement, Tag("everywhere")]
     | Annotated[tuple[Placement, ...], Tag("each")]
     | Annotated[BatchNormOptions, Tag("options")],
-    Discriminator(_placement_kind),
+    Discriminator(
+        _placement_kind,
+        custom_error_type="batch_norm",
+        custom_error_message='must be "before_activation", "after_activation" or "none", a list with one of these for '
+        'each hidden layer, or an object with arguments. Write "none" for a network without batch norm.',
+    ),
 ]
 """One placement for all hidden layers, a list with one for each, or an object with arguments."""
 

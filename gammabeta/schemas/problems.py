@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
-import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from pydantic import ValidationError
@@ -13,10 +14,11 @@ from pydantic_core import ErrorDetails
 from gammabeta.errors import FieldError, InvalidRequest, NotSupported
 from gammabeta.schemas.base import Answer
 
-_OBJECT = "must be an object, {…}, with the fields that docs/training.md and /docs list"
+_OBJECT = "must be an object, {…}, with the fields that %s and /docs list"
+_OF_BATCH_NORM = frozenset({"batch_norm", "adjustment", "renorm_clipping"})
+"""The parts of a request that docs/batchnorm.md explains."""
 _REMEDIES = {
     "missing": "is required",
-    "extra_forbidden": "is not a field here. Leave it out, or look at /docs for the fields there are",
     "json_invalid": "must be JSON",
     "model_type": _OBJECT,
     "model_attributes_type": _OBJECT,
@@ -37,6 +39,8 @@ MAX_FIELDS = 20
 """How many wrong fields an error names."""
 MAX_RECEIVED = 200
 """How many characters of a received value an error repeats."""
+MAX_LEVELS, MAX_ENTRIES, MAX_TEXT = 4, 12, 80
+"""Of an object or a list: how deep it is shown, how much of each level, and how many characters of each text."""
 
 
 class ProblemField(Answer):
@@ -45,6 +49,7 @@ class ProblemField(Answer):
     field: str
     message: str
     received: Any = None
+    """A long one is cut, and then text."""
     code: str = "invalid"
 
 
@@ -72,6 +77,10 @@ def _field(error: ErrorDetails, within: str) -> FieldError:
     kind, context, received = error["type"], error.get("ctx", {}), error.get("input")
     message = _REMEDIES.get(kind, error["msg"].removeprefix("Value error, ").replace("Input should be", "must be"))
     place = error["loc"]
+    if message == _OBJECT:
+        message %= "docs/training.md" if _OF_BATCH_NORM.isdisjoint(place) else "docs/batchnorm.md"
+    if kind == "union_tag_not_found" and isinstance(received, dict) and isinstance(received.get("class_name"), str):
+        message = _class_message(received["class_name"], context["discriminator"].strip("'"))
     if kind in ("too_short", "too_long") and "actual_length" in context:
         message = _length_message(context)
     if kind == "union_tag_invalid":
@@ -79,7 +88,7 @@ def _field(error: ErrorDetails, within: str) -> FieldError:
         message = f"must be one of {context['expected_tags']}"
         place, received = (*place, discriminator), context["tag"]
     elif "key" in context and isinstance(received, dict):
-        place, received = (*place, context["key"]), received.get(context["key"])
+        place, received = (*place, context["key"]), received.get(context["key"], received)
     received = None if kind == "missing" else shortened(received)
     return FieldError(
         field=dotted(place, within),
@@ -94,6 +103,15 @@ def _length_message(context: Mapping[str, Any]) -> str:
     count = least if most is None else most
     entries = "entry" if count == 1 else "entries"
     return f"must have at {'least' if most is None else 'most'} {count} {entries}; this has {context['actual_length']}"
+
+
+def _class_message(class_name: str, discriminator: str) -> str:
+    """Of an object as Keras stores it."""
+    name = class_name.lower()
+    kind = "batch_norm" if name == "batchnormalization" else name
+    written = f'"{kind}"' if discriminator != "type" or kind in LAYER_TAGS else "…"
+    return f'must have "{discriminator}", not "class_name". Write "{discriminator}": {written}, and the keys of its \
+config beside it.'
 
 
 def dotted(location: tuple[int | str, ...], within: str = "") -> str:
@@ -137,12 +155,9 @@ def _is_tag(part: str, before: str) -> bool:
     return part in _TAGS.get(before, ()) or part in ("int", "constrained-int") or part.endswith("]")
 
 
-_repr = reprlib.Repr()
-_repr.maxlevel, _repr.maxdict, _repr.maxlist, _repr.maxtuple, _repr.maxstring, _repr.maxother = 4, 12, 12, 12, 80, 80
-
-
 def shortened(value: Any) -> Any:
-    """A received value small enough to repeat in an error, and such that JSON can hold it."""
+    """A received value small enough to repeat in an error, and such that JSON can hold it: itself, or where that would
+    be long, its beginning as text."""
     match value:
         case bool() | int() | None:
             return value
@@ -152,9 +167,34 @@ def shortened(value: Any) -> Any:
             return f"{printable(str(value[:MAX_RECEIVED]))}… ({len(value):,} characters)"
         case str():
             return printable(value)
-        case _:
-            text = printable(_repr.repr(value))
-            return text if len(text) <= MAX_RECEIVED else f"{text[:MAX_RECEIVED]}…"
+    text = printable(_json(value))
+    if len(text) > MAX_RECEIVED:
+        return f"{text[:MAX_RECEIVED]}…"
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _json(value: Any, levels: int = MAX_LEVELS) -> str:
+    """JSON, with … for what is left out."""
+    match value:
+        case dict():
+            pairs = (f"{_json(str(key))}: {_json(each, levels - 1)}" for key, each in value.items())
+            return f"{{{_listed(pairs, len(value), levels)}}}"
+        case list() | tuple():
+            return f"[{_listed((_json(each, levels - 1) for each in value), len(value), levels)}]"
+        case None | bool() | int():
+            return json.dumps(value)
+        case float() if math.isfinite(value):
+            return json.dumps(value)
+    text = str(value)
+    return json.dumps(text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}…", ensure_ascii=False)
+
+
+def _listed(parts: Iterator[str], count: int, levels: int) -> str:
+    shown = list(islice(parts, MAX_ENTRIES if levels > 0 else 0))
+    return ", ".join(shown + ["…"] * (count > len(shown)))
 
 
 def printable(text: str) -> str:

@@ -21,6 +21,7 @@ _NOTATION = Notation(
     takes={"l1": frozenset({"l1"}), "l2": frozenset({"l2"}), "l1_l2": frozenset({"l1", "l2"})},
     aliases={"l1l2": "l1_l2"},
     never_bare=frozenset({"l1_l2"}),
+    choices=f"l1, l2, or L1L2 with both numbers: {_WRITE}",
     refused={
         "orthogonal_regularizer": "is for matrices, and is not supported. Write l1, l2 or L1L2.",
     },

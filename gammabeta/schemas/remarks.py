@@ -24,6 +24,15 @@ FORGETFUL = 0.5
 COLD = 0.05
 """Above this weight of their initial values, moving statistics count as not warmed up."""
 
+DIM = 64
+"""Images with no pixel above this are not of the range that `unit` divides by."""
+
+SMALL_SHARE = 0.05
+"""Below this share of the rows, leaving some out in each epoch is not worth a warning."""
+
+GOOD_GHOST = 16
+"""No fewer rows a ghost batch are advised."""
+
 FEW = 8
 """Up to so many values a channel, a ghost batch's biased variance is low by an eighth or more."""
 
@@ -76,6 +85,10 @@ class Prospect:
     steps: int
     """Of all epochs."""
     has_test: bool
+    image: str
+    """How images are preprocessed."""
+    largest_pixel: float | None
+    """Of the training split; None where there are no images."""
 
     @cached_property
     def all_norms(self) -> tuple[Norm, ...]:
@@ -110,6 +123,8 @@ class Prospect:
 
 def remarks(run: Prospect) -> Iterator[Message]:
     """All of them."""
+    yield from _image_scale(run)
+    yield from _axes(run)
     yield from _cold(run)
     yield from _forgetful(run)
     yield from _frozen_from_scratch(run)
@@ -129,6 +144,36 @@ def remarks(run: Prospect) -> Iterator[Message]:
             message="The data set has no test split, so that no test metrics will be reported. Upload it with "
             "test_fraction=0.2, or add a file with split=test.",
         )
+
+
+def _image_scale(run: Prospect) -> Iterator[Message]:
+    largest = run.largest_pixel
+    if run.image == "unit" and largest is not None and 0 < largest <= DIM:
+        yield Message(
+            field="preprocessing.image",
+            severity="info",
+            code="image_scale",
+            message=f"The largest value of the images is {largest:g}, and unit divides by 255, which leaves at most "
+            f'{largest / 255:.2g}. Write "image": "standard".',
+        )
+
+
+def _axes(run: Prospect) -> Iterator[Message]:
+    for (axis, meaning), alike in run.alike(_place_of):
+        yield Message(
+            field=alike.field("axis"),
+            severity="info",
+            code="axis_is_not_channels",
+            message=f"Axes are channels last: axis {axis} of {alike.names} is the {meaning}. Keras' channels_first "
+            "axis 1 is -1 here.",
+        )
+
+
+def _place_of(norm: Norm) -> tuple[int, str] | None:
+    """The axis of a batch norm that is a place in an image or a sequence, and what that is called."""
+    names = {3: ("height", "width"), 2: ("length",)}.get(len(norm.layer.output_shape), ())
+    axis = norm.spec.axes[0]
+    return (axis, names[axis - 1]) if len(norm.spec.axes) == 1 and axis <= len(names) else None
 
 
 def _cold(run: Prospect) -> Iterator[Message]:
@@ -246,14 +291,29 @@ def _rows_left_out(run: Prospect) -> Iterator[Message]:
         )
         return
     ghosts = Alike([norm for norm in run.norms if ghost_of(norm.layer)])
-    common = math.gcd(run.rows, batching.size)
+    small = left < SMALL_SHARE * run.rows
     yield Message(
         field=ghosts.field("virtual_batch_size"),
-        severity="warning",
+        severity="info" if small else "warning",
         code="rows_left_out",
-        message=f"{message}, since the last batch must be whole ghost batches of {ghosts.names}, too."
-        + (f" Write a virtual_batch_size that divides {common} to train on all." if common > 1 else ""),
+        message=f"{message}, since the last batch must be whole ghost batches of {ghosts.names}, too. "
+        + ("That does little harm." if small else _whole_ghosts(batching, run.rows)),
     )
+
+
+def _whole_ghosts(batching: Batching, rows: int) -> str:
+    """How to train on all rows: by ghost batches that divide them, and are not too small, nor far from those asked
+    for."""
+    size, asked = batching.size, batching.multiple
+    usual = range(GOOD_GHOST, max(2 * asked, 2 * GOOD_GHOST) + 1)
+    fitting = sorted(
+        (each for each in usual if rows % each == 0), key=lambda each: (size % each > 0, abs(each - asked))
+    )
+    if not fitting:
+        return "Over some epochs, all are trained on."
+    ghost = fitting[0]
+    other_size = "" if size % ghost == 0 else f" and a batch_size of {max(1, round(size / ghost)) * ghost}"
+    return f"Write a virtual_batch_size of {ghost}{other_size} to train on all."
 
 
 def _renorm_bounds(run: Prospect) -> Iterator[Message]:

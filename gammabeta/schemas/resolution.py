@@ -217,8 +217,8 @@ def _check_ghosts(training: TrainingSpec, plan: NetworkPlan, rows: int) -> None:
             advice = f"Write {' or '.join(remedies)}, or leave" if remedies else "Leave"
             raise InvalidRequest.of(
                 f"network.layers[{index}].virtual_batch_size",
-                f"of '{layer.name}' must divide batch_size: batches of {size} are not whole ghost batches of {ghost}. "
-                f"{advice} it out.",
+                f"must divide batch_size {size} (layer '{layer.name}'): batches of {size} are not whole ghost batches "
+                f"of {ghost}. {advice} it out.",
                 ghost,
             )
 
@@ -250,6 +250,8 @@ def dry_run(resolved: Resolved, manifest: DatasetManifest) -> DryRun:
         rows=rows_trained(training, manifest),
         steps=steps_of(training, plan, manifest),
         has_test="test" in manifest.splits,
+        image=resolved.request.preprocessing.image,
+        largest_pixel=manifest.features[0].max if manifest.kind == "image" else None,
     )
     return DryRun(
         request=resolved.request,

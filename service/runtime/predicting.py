@@ -77,7 +77,7 @@ def scores_of(loaded: LoadedVersion, x: Floats) -> NDArray[np.float32]:
         message = (
             "must be within what the model can compute; its answer is not finite. Send values near those trained on."
         )
-        raise InvalidRequest.of(f"instances[{row}]", message)
+        raise InvalidRequest.of(f"instances[{row}]", message, "values whose answer is not finite")
     return scores
 
 

@@ -6,14 +6,22 @@ import ast
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 import yaml
 from pydantic import TypeAdapter
 
+from gammabeta.cli.main import app
+from gammabeta.client.client import Client
+from gammabeta.client.resources import Datasets, Jobs, Models
+from gammabeta.client.waiting import JobHandle
+from gammabeta.nets.state import weights_of
 from gammabeta.schemas.jobs import JobRequest
 from gammabeta.schemas.normalization import BATCH_NORM_ARGUMENTS, BatchNorm
 from gammabeta.schemas.renorm import RenormClipping
+from tests.unit.nets.plans import network_of
 from tests.unit.settings_page import page
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -103,8 +111,63 @@ def test_json_of_the_batch_norm_page_is_taken_as_it_stands() -> None:
     ]
     adjustments = [each for each in lines if "kind" in each]
     clippings = [each for each in lines if "rmax" in each]
-    assert len(adjustments) + len(clippings) == len(lines)
+    layers = [each for each in lines if "type" in each]
+    assert len(adjustments) + len(clippings) + len(layers) == len(lines)
+    assert [BatchNorm.model_validate(each).axes for each in layers] == [(3,)]
     for each in adjustments:
         assert BatchNorm.model_validate({"adjustment": each}).adjustment is not None
     assert {each["kind"] for each in adjustments} == {"uniform", "normal", "constant"}
     assert RenormClipping.model_validate(clippings[1]) == RenormClipping.model_validate("paper")
+
+
+RESOURCES = {
+    "client": Client,
+    "client.datasets": Datasets,
+    "client.jobs": Jobs,
+    "client.models": Models,
+    "job": JobHandle,
+}
+
+
+def test_each_method_of_the_client_is_on_its_page() -> None:
+    told = (ROOT / "docs/client.md").read_text()
+    names = [f"{path}.{name}" for path, kind in RESOURCES.items() for name in vars(kind) if not name.startswith("_")]
+    assert len(names) > 25
+    assert [name for name in names if not re.search(rf"`{name}[(`]", told)] == []
+
+
+def _commands(group: Any, path: str) -> list[str]:
+    """All that can be called, by their words."""
+    children = getattr(group, "commands", {})
+    return [each for name, child in children.items() for each in _commands(child, f"{path} {name}")] or [path]
+
+
+def test_each_command_is_on_the_page_of_the_client() -> None:
+    told = re.findall(r"^\| `(gammabeta [\w ]+)` \|", (ROOT / "docs/client.md").read_text(), re.MULTILINE)
+    assert sorted(told) == sorted(_commands(typer.main.get_command(app), "gammabeta"))
+
+
+SIZES = {"channels": 6, "groups": 3, "filters": 9, "multiplier": 2, "length": 5, "height": 5, "width": 7, "units": 4}
+KERNELS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
+    "dense": ({"units": 4}, (8,)),
+    "conv1d": ({"filters": 9, "kernel_size": 5, "groups": 3}, (11, 6)),
+    "conv2d": ({"filters": 9, "kernel_size": [5, 7], "groups": 3}, (11, 11, 6)),
+    "depthwise_conv2d": ({"kernel_size": [5, 7], "depth_multiplier": 2}, (11, 11, 6)),
+}
+
+
+def _size(term: str) -> int:
+    factor, *others = re.split(r" ([/*]) ", term)
+    value = int(factor) if factor.isdigit() else (SIZES | {"inputs": 8})[factor]
+    for sign, name in zip(others[::2], others[1::2], strict=True):
+        value = value // SIZES[name] if sign == "/" else value * SIZES[name]
+    return value
+
+
+def test_layouts_of_kernels_are_those_of_the_file() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| `\[([^`]+)\]` \| `", (ROOT / "docs/training.md").read_text(), re.MULTILINE)
+    told = {name: tuple(map(_size, terms.split(", "))) for name, terms in rows}
+    for name, (arguments, shape) in KERNELS.items():
+        network = network_of({"type": name, **arguments}, {"type": "flatten"}, shape=shape)
+        assert tuple(weights_of(network)[f"{name}.kernel"].shape) == told.pop(name)
+    assert told == {}

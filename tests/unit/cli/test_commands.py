@@ -210,7 +210,15 @@ def test_a_dry_run_shows_layers_and_remarks(run: Run, service: FakeService, tmp_
     (tmp_path / "job.json").write_text(json.dumps(JOB))
     service.on("POST", "/v1/jobs", ok(answer))
     ran = run("train", str(tmp_path / "job.json"), "--dry-run")
-    assert all(part in ran.out for part in ("50,240", "1,500 steps", "2.0 MiB", "warning: will not have warmed up"))
+    assert all(
+        part in ran.out for part in ("50,240", "1,500 steps", "2.0 MiB", "warning: will not have warmed up [cold]")
+    )
+
+
+def test_a_warning_of_a_job_has_its_code(run: Run, service: FakeService) -> None:
+    warning = {"code": "batches_skipped", "message": "2 batches were not finite."}
+    service.on("GET", "/v1/jobs/job_1", ok(job("succeeded", warnings=[warning])))
+    assert "2 batches were not finite. [batches_skipped]" in run("jobs", "show", "job_1").out
 
 
 def test_a_dry_run_says_once_what_layers_alike_will_do(run: Run, service: FakeService, tmp_path: Path) -> None:
@@ -367,7 +375,7 @@ def test_all_channels_are_shown_when_asked_for(run: Run, service: FakeService) -
 
 
 def test_a_layer_that_is_cold_is_pointed_at(run: Run, service: FakeService) -> None:
-    assert "37% of the moving statistics is still their initial value" in " ".join(shown(run, service, 3).split())
+    assert "37% of the moving statistics are still their initial value" in " ".join(shown(run, service, 3).split())
 
 
 def test_a_layer_of_single_values_is_told_to_take_more_rows(run: Run, service: FakeService) -> None:
@@ -379,7 +387,7 @@ def test_a_layer_of_single_values_is_told_to_take_more_rows(run: Run, service: F
 
 def test_a_momentum_of_1_is_not_told_to_train_longer(run: Run, service: FakeService) -> None:
     text = " ".join(shown(run, service, 3, momentum=1.0).split())
-    assert "100% of the moving statistics is still their initial value. Write a momentum below 1" in text
+    assert "100% of the moving statistics are still their initial value. Write a momentum below 1" in text
     assert "Train" not in text
 
 

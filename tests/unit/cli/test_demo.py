@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 
@@ -43,6 +45,10 @@ def test_accuracies_that_differ_in_the_last_bit_are_a_failure(service: FakeServi
     answering(service, float(np.nextafter(0.75, 1)))
     with service.client() as client, pytest.raises(AccuraciesDiffer, match="must be equal"):
         demo.compare(client, "3", ARRAYS)
+
+
+def test_no_page_is_named_that_ends_with_the_demo() -> None:
+    assert "/ui" not in inspect.getsource(demo)
 
 
 def test_the_digits_are_split_into_disjoint_rows_of_all_classes() -> None:

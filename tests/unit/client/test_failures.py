@@ -57,11 +57,23 @@ def test_wrong_fields_are_kept_and_read_as_one_line_each() -> None:
             "2 fields are wrong",
             {"field": "network.layers[0].units", "message": "must be greater than 0", "received": 0, "code": "invalid"},
             {"field": "model", "message": "is required", "received": None, "code": "invalid"},
+            {"field": "network.batch_norm", "message": "must be a word.", "received": None, "code": "invalid"},
+            {"field": "network.layers", "message": "must be a word", "received": {"a": ["b"]}, "code": "invalid"},
         )
     )
     assert isinstance(error, errors.InvalidRequest)
-    assert [each.field for each in error.errors] == ["network.layers[0].units", "model"]
-    assert str(error) == "network.layers[0].units: must be greater than 0. Received: 0.\nmodel: is required"
+    assert [each.field for each in error.errors] == [
+        "network.layers[0].units",
+        "model",
+        "network.batch_norm",
+        "network.layers",
+    ]
+    assert str(error).split("\n") == [
+        "network.layers[0].units: must be greater than 0. Received: 0.",
+        "model: is required",
+        "network.batch_norm: must be a word. Received: null.",
+        'network.layers: must be a word. Received: {"a": ["b"]}.',
+    ]
 
 
 def test_retry_after_is_carried_and_bounded() -> None:

@@ -140,15 +140,40 @@ def test_table_of_categories_alone() -> None:
     assert prepared(fit(PreprocessingSpec(), manifest, x), x).tolist() == [[1, 0], [0, 1], [0, 1]]
 
 
-def test_array_is_scaled_element_by_element() -> None:
-    x = np.random.default_rng(0).normal(3, 2, size=(40, 2, 3)).astype(np.float32)
-    x[:, 1, 1] = 4
-    manifest = manifest_of("array", Feature(name="x", kind="numeric", shape=(2, 3)), n=40)
-    result = fit(PreprocessingSpec(), manifest, x, np.arange(30))
+def fitted_array(x: np.ndarray[Any, Any], **spec: Any) -> FittedArray:
+    manifest = manifest_of("array", Feature(name="x", kind="numeric", shape=x.shape[1:]), n=len(x))
+    result = fit(PreprocessingSpec(**spec), manifest, x, np.arange(30))
     assert isinstance(result, FittedArray)
-    y = prepared(result, x)
-    assert_allclose(y[:30].mean(axis=0), np.zeros((2, 3)), atol=1e-6)
-    assert_allclose(y[:30].std(axis=0), [[1, 1, 1], [1, 0, 1]], atol=1e-5)
+    return result
+
+
+@pytest.mark.parametrize("shape", [(3,), (50, 3), (4, 5, 3), (2, 4, 5, 3)])
+def test_array_is_scaled_channel_by_channel(shape: tuple[int, ...]) -> None:
+    x = np.random.default_rng(0).normal(3, 2, size=(40, *shape)).astype(np.float32)
+    x[:, ..., 0] += np.arange(np.prod(shape[:-1], dtype=int)).reshape(shape[:-1])
+    x[..., 1] = 4
+    axes, trained = tuple(range(x.ndim - 1)), x[:30].astype(np.float64)
+    standard = fitted_array(x)
+    assert_allclose(standard.offset, trained.mean(axis=axes), rtol=1e-12)
+    assert_allclose(standard.scale, np.where([1, 0, 1], trained.std(axis=axes), 1), rtol=1e-9)
+    y = prepared(standard, x)
+    assert y.shape == x.shape
+    assert_allclose(y[:30].std(axis=axes), [1, 0, 1], atol=1e-5)
+    y = prepared(fitted_array(x, numeric="minmax"), x)[:30]
+    assert_allclose(y.min(axis=axes), [0, 0, 0], atol=1e-6)
+    assert_allclose(y.max(axis=axes), [1, 0, 1], atol=1e-6)
+
+
+def test_shifted_sequence_gives_the_shifted_numbers() -> None:
+    x = np.random.default_rng(0).normal(size=(40, 50, 2)).astype(np.float32) * np.arange(1, 51)[:, None]
+    result = fitted_array(x)
+    np.testing.assert_array_equal(prepared(result, np.roll(x, 7, axis=1)), np.roll(prepared(result, x), 7, axis=1))
+
+
+def test_array_of_an_older_version_is_scaled_element_by_element() -> None:
+    x = np.random.default_rng(0).normal(size=(4, 2, 3)).astype(np.float32)
+    stored = FittedArray.model_validate({"shape": [2, 3], "offset": [1, 2, 3, 4, 5, 6], "scale": [1, 2, 4, 8, 16, 32]})
+    assert_allclose(prepared(stored, x), (x - [[1, 2, 3], [4, 5, 6]]) / [[1, 2, 4], [8, 16, 32]], rtol=1e-6)
     assert_allclose(prepared(FittedArray(shape=(2, 3)), x.astype(np.float64)), x)
 
 

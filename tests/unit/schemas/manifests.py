@@ -28,9 +28,9 @@ def manifest(classes: int | None = 3, n: int = 100, *, test: bool = True) -> Dat
     return _manifest("table", features, classes, n, test=test)
 
 
-def images(n: int = 100, shape: tuple[int, ...] = (4, 4, 3)) -> DatasetManifest:
+def images(n: int = 100, shape: tuple[int, ...] = (4, 4, 3), *, largest: float | None = None) -> DatasetManifest:
     """Images of three classes."""
-    return _manifest("image", (Feature(name="x", kind="image", shape=shape),), 3, n, test=True)
+    return _manifest("image", (Feature(name="x", kind="image", shape=shape, max=largest),), 3, n, test=True)
 
 
 def _manifest(kind: Any, features: tuple[Feature, ...], classes: int | None, n: int, *, test: bool) -> DatasetManifest:

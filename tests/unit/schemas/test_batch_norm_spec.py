@@ -37,7 +37,17 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"epsilon": -1}, "epsilon", "greater than 0"),
     ({"epsilon": 1e-60}, "epsilon", "at least 1e-37"),
     ({"renorm": True, "renorm_momentum": 1.01}, "renorm_momentum", "less than or equal to 1"),
-    ({"momentun": 0.9}, "momentun", "not a field"),
+    ({"momentun": 0.9}, "momentun", "is not a field here. Did you mean 'momentum'?"),
+    ({"gama_initializer": "ones"}, "gama_initializer", "Did you mean 'gamma_initializer'?"),
+    ({"colour": 1}, "colour", "look at docs/batchnorm.md for the fields there are"),
+    ({"eps": 1e-5}, "eps", "is not a field here: it is 'epsilon', as in Keras"),
+    ({"num_features": 4}, "num_features", "the input says how many channels"),
+    ({"affine": True}, "affine", "'center' whether there is a beta"),
+    ({"track_running_stats": True}, "track_running_stats", "moving statistics are always kept"),
+    ({"dtype": "float32"}, "dtype", "is not a field here: parameters and statistics are float32 always. Leave it out."),
+    ({"synchronized": False}, "synchronized", "is not a field here: this version trains on one device. Leave it out."),
+    ({"build_config": {"input_shape": [None, 4]}}, "build_config", "what shape the input has. Leave it out."),
+    ({"config": {"momentum": 0.9}}, "config", "its keys belong here"),
     ({"name": "a/b"}, "name", "letters, digits"),
     ({"fused": "perhaps"}, "fused", "must be true or false"),
     ({"trainable": 3}, "trainable", "must be true or false"),
@@ -55,7 +65,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"axis": [0, 1]}, "axis", "that is the batch"),
     ({"axis": [1, 1]}, "axis", "each axis once"),
     ({"axis": [-1, 3]}, "axis", "each axis once; -1 is the last"),
-    ({"axis": 4}, "axis", "between 1 and 3, or between -3 and -1"),
+    ({"axis": 4}, "axis", "must be between 1 and 3, or between -3 and -1, for an input of shape [8, 8, 4]"),
     ({"axis": -4}, "axis", "between 1 and 3, or between -3 and -1"),
     ({"axis": [1, 7]}, "axis", "between 1 and 3"),
     ({"axis": 1.0}, "axis", "must be a whole number"),
@@ -116,7 +126,8 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"gamma_regularizer": "L1L2"}, "gamma_regularizer", "must say both numbers"),
     ({"gamma_regularizer": "l1_l2"}, "gamma_regularizer", "must say both numbers"),
     ({"gamma_regularizer": config("L1L2", l1=0.1)}, "gamma_regularizer", "must say both numbers"),
-    ({"gamma_regularizer": "l3"}, "gamma_regularizer", "must be one of l1, l2, l1_l2"),
+    ({"gamma_regularizer": "l3"}, "gamma_regularizer", "must be l1, l2, or L1L2 with both numbers: {"),
+    ({"gamma_regularizer": config("L3")}, "gamma_regularizer", "must be l1, l2, or L1L2 with both numbers: {"),
     ({"gamma_regularizer": {}}, "gamma_regularizer", "must be the name of a regularizer"),
     ({"gamma_regularizer": "orthogonal_regularizer"}, "gamma_regularizer", "is not supported"),
     ({"gamma_regularizer": config("L2", l1=1)}, "gamma_regularizer", "l2 does not take l1"),
@@ -196,7 +207,16 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     (clipping(dmax=[[-1, 1]]), "renorm_clipping.dmax[0][0]", "greater than or equal to 0"),
     # adjustment
     ({"adjustment": {}}, "adjustment", '{"kind": "uniform", …} for an adjustment'),
-    ({"adjustment": "uniform"}, "adjustment", "must be an object"),
+    (
+        {"adjustment": "uniform"},
+        "adjustment",
+        "must be an object, {…}, with the fields that docs/batchnorm.md and /docs",
+    ),
+    *(
+        ({"adjustment": {"kind": kind}}, "adjustment", "must change something: give scale or bias")
+        for kind in ("uniform", "normal", "constant")
+    ),
+    ({"adjustment": {"kind": "uniform", "per": "layer"}}, "adjustment", "must change something"),
     ({"adjustment": {"kind": "cauchy"}}, "adjustment.kind", "'uniform', 'normal', 'constant'"),
     ({"adjustment": {"kind": "uniform", "scale": [2, 1]}}, "adjustment.scale", "low <= high"),
     ({"adjustment": {"kind": "uniform", "bias": [2, 1]}}, "adjustment.bias", "low <= high"),
@@ -232,13 +252,30 @@ def test_list_of_another_length_is_repeated() -> None:
     spec = {"layers": [{"type": "batch_norm", "gamma_initializer": [1, 2, 3]}, {"type": "flatten"}]}
     with pytest.raises(InvalidRequest) as caught:
         plan(spec, IMAGE)
-    assert caught.value.errors[0].received == "[1.0, 2.0, 3.0]"
+    assert caught.value.errors[0].received == [1.0, 2.0, 3.0]
     assert caught.value.errors[0].message.endswith("a list of 4, one for each channel; this has 3")
 
 
 def test_long_list_is_refused_at_its_first_wrong_number() -> None:
     given = {"layers": [{"type": "batch_norm", "gamma_initializer": [1, *["x"] * 1_000]}]}
     assert list(refused_fields(given, IMAGE)) == ["network.layers[0].gamma_initializer[1]"]
+
+
+def test_whole_config_of_keras_3_is_told_of_each_key_that_is_too_many() -> None:
+    given = {"type": "batch_norm", "name": "batch_normalization", "trainable": True, "axis": -1, "momentum": 2}
+    found = refused({**given, "dtype": {"class_name": "DTypePolicy"}, "synchronized": False}, IMAGE)
+    assert list(found) == ["momentum", "dtype", "synchronized"]
+    assert found["momentum"].endswith("less than or equal to 1")
+
+
+def test_axis_of_rows_is_1() -> None:
+    found = refused({"type": "batch_norm", "axis": 2}, (4,))
+    assert found["axis"] == "must be 1 or -1 for an input of shape [4]"
+
+
+def test_adjustment_that_says_that_it_changes_nothing_is_taken() -> None:
+    still = BatchNorm.model_validate({"adjustment": {"kind": "uniform", "scale": [1, 1]}})
+    assert BatchNorm.model_validate_json(still.model_dump_json()) == still
 
 
 @pytest.mark.parametrize("shape", [(5,), (7, 5)])

@@ -72,8 +72,9 @@ def test_arguments_of_batch_norm_are_taken(given: dict[str, Any]) -> None:
 
 def test_objects_within_the_pages_are_taken() -> None:
     blocks = [json.loads(line) for line in re.findall(r"^(\{.*\})$", BATCHNORM, re.MULTILINE)]
-    assert len(blocks) == 5
-    for each in blocks:
+    assert len(blocks) == 6
+    assert not [each for each in blocks if "type" in each and of_layer(**each)]
+    for each in (each for each in blocks if "type" not in each):
         given = {"adjustment": each} if "kind" in each else {"renorm": True, "renorm_clipping": each}
         assert not of_options(**given)
     classes = inline("class_name")

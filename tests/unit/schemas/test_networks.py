@@ -32,7 +32,7 @@ REFUSED: list[tuple[dict[str, Any], str, str, Any]] = [
     ({"network": layers({"type": "dense", "units": -3})}, "network.layers[0].units", "greater than or equal to 1", -3),
     ({"network": layers({"type": "lstm"})}, "network.layers[0].type", "must be one of 'dense'", "lstm"),
     ({"network": layers({"type": "dense", "units": 3, "unit": 1})}, "network.layers[0].unit", "not a field", 1),
-    ({"network": {"preset": "vgg"}}, "network", "'preset' with mlp, cnn or resnet", "{'preset': 'vgg'}"),
+    ({"network": {"preset": "vgg"}}, "network", "'preset' with mlp, cnn or resnet", {"preset": "vgg"}),
     ({"network": {"preset": "mlp", "hidden": [0]}}, "network.hidden[0]", "greater than or equal to 1", 0),
     (
         {"network": {"preset": "mlp", "batch_norm": {"momentum": 1.5}}},
@@ -44,7 +44,7 @@ REFUSED: list[tuple[dict[str, Any], str, str, Any]] = [
         {"network": {"preset": "mlp", "hidden": [8, 8], "batch_norm": ["none"]}},
         "network.batch_norm",
         "one entry for each of hidden: 2",
-        "['none']",
+        ["none"],
     ),
     ({"network": layers({"type": "batch_norm", "momentum": -0.1})}, "network.layers[0].momentum", "equal to 0", -0.1),
     ({"network": layers({"type": "batch_norm", "epsilon": 0})}, "network.layers[0].epsilon", "greater than 0", 0),
@@ -66,7 +66,7 @@ REFUSED: list[tuple[dict[str, Any], str, str, Any]] = [
         },
         "network.layers[0].moving_variance_initializer",
         "negative variance",
-        "{'class_name': 'Constant', 'config': {'value': -1}}",
+        {"class_name": "Constant", "config": {"value": -1}},
     ),
     (
         {"network": layers({"type": "batch_norm", "moving_variance_initializer": "he_normal"})},
@@ -81,7 +81,28 @@ REFUSED: list[tuple[dict[str, Any], str, str, Any]] = [
         "must be an object that says which",
         None,
     ),
-    ({"training": {"epoch": 3}}, "training.epoch", "not a field", 3),
+    ({"training": {"epoch": 3}}, "training.epoch", "not a field here. Did you mean 'epochs'?", 3),
+    ({"training": {"batchsize": 3}}, "training.batchsize", "not a field here. Did you mean 'batch_size'?", 3),
+    ({"colour": 3}, "colour", "not a field here. Leave it out, or look at /docs for the fields there are", 3),
+    ({"network": layers("dense")}, "network.layers[0]", "the fields that docs/training.md and /docs list", "dense"),
+    (
+        {"network": layers({"class_name": "BatchNormalization", "config": {"axis": -1}})},
+        "network.layers[0]",
+        'Write "type": "batch_norm", and the keys of its config beside it.',
+        {"class_name": "BatchNormalization", "config": {"axis": -1}},
+    ),
+    (
+        {"network": layers({"class_name": "MaxPooling2D", "config": {}})},
+        "network.layers[0]",
+        'Write "type": …, and the keys',
+        None,
+    ),
+    (
+        {"training": {"optimizer": {"class_name": "Adam", "config": {}}}},
+        "training.optimizer",
+        'Write "name": "adam", and the keys',
+        None,
+    ),
     ({"training": {"epochs": 0}}, "training.epochs", "greater than or equal to 1", 0),
     (
         {"training": {"optimizer": {"name": "adam", "learning_rate": float("inf")}}},
@@ -119,6 +140,23 @@ def test_endless_lists_are_not_looked_into_and_errors_stay_short() -> None:
     error = refusal({**BASE, "network": layers(*({"type": "dense", "units": 0} for _ in range(900)))})
     assert len(error.errors) == 20
     assert error.message.endswith("more")
+
+
+@pytest.mark.parametrize(
+    ("value", "received"),
+    [
+        ({"class_name": "L1L2", "config": {}}, {"class_name": "L1L2", "config": {}}),
+        ([True, None, 0.5, 'a"b'], [True, None, 0.5, 'a"b']),
+        ({"deep": [[[[[1]]]]]}, '{"deep": [[[[…]]]]}'),
+        (list(range(20)), "[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, …]"),
+        ({str(key): key for key in range(13)}, None),
+        ([float("nan")], ["nan"]),
+        (["\ud800"], ["?"]),
+    ],
+)
+def test_received_values_are_json(value: Any, received: Any) -> None:
+    found = refusal({**BASE, "dataset": value}).errors[0].received
+    assert found == received or (received is None and found.endswith('"11": 11, …}'))
 
 
 def test_received_values_are_short_and_can_be_written_as_json() -> None:
@@ -195,7 +233,7 @@ MISFITS: list[tuple[dict[str, Any], tuple[int, ...], str, str]] = [
         layers({"type": "batch_norm", "axis": 2}, {"type": "dense", "units": 10}),
         (20,),
         "network.layers[0].axis",
-        "between 1 and 1",
+        "must be 1 or -1",
     ),
     (layers({"type": "dense", "units": 7}), (20,), "network.layers[0]", "the last layer must give [10]"),
     (layers({"type": "dense", "units": 10, "inputs": ["nobody"]}), (20,), "network.layers[0].inputs", "come before"),

@@ -118,20 +118,28 @@ EIGHT = {"class_name": "Constant", "config": {"value": [1] * 8}}
 @pytest.mark.parametrize(
     ("given", "field", "message"),
     [
-        ({"batch_norm": {"axis": [1, 2]}}, "network.batch_norm.axis", "in 'batch_norm', must be between"),
-        ({"batch_norm": {"fused": True}}, "network.batch_norm.fused", "in 'batch_norm', can be true only"),
-        ({"batch_norm": {"gamma_initializer": EIGHT}}, "network.batch_norm.gamma_initializer", "in 'batch_norm_1', "),
+        (
+            {"batch_norm": {"axis": [1, 2]}},
+            "network.batch_norm.axis",
+            "must be 1 or -1 for an input of shape [8] (layer 'batch_norm')",
+        ),
+        ({"batch_norm": {"fused": True}}, "network.batch_norm.fused", "can be true only for images"),
+        (
+            {"batch_norm": {"gamma_initializer": EIGHT}},
+            "network.batch_norm.gamma_initializer",
+            "(layer 'batch_norm_1')",
+        ),
         (
             {"batch_norm": {"adjustment": {"kind": "constant", "scale": [1] * 8}}},
             "network.batch_norm.adjustment.scale",
-            "in 'batch_norm_1', must be one number, or a list of 16",
+            "must be one number, or a list of 16, one for each channel; this has 8 (layer 'batch_norm_1')",
         ),
         (
             {"batch_norm": {"beta_constraint": {"class_name": "MaxNorm", "config": {"axis": 1}}}},
             "network.batch_norm.beta_constraint.config.axis",
-            "in 'batch_norm', must be between -1 and 0",
+            "must be between -1 and 0",
         ),
-        ({"kernel_initializer": EIGHT}, "network.kernel_initializer", "in 'dense', must be one number for a kernel"),
+        ({"kernel_initializer": EIGHT}, "network.kernel_initializer", "must be one number for a kernel"),
     ],
 )
 def test_layer_that_does_not_fit_is_told_of_what_wrote_it(given: dict[str, Any], field: str, message: str) -> None:
@@ -142,7 +150,21 @@ def test_layer_that_does_not_fit_is_told_of_what_wrote_it(given: dict[str, Any],
 
 def test_layer_that_no_argument_wrote_is_named() -> None:
     found = refused_fields({"preset": "cnn", "filters": [4, 4, 4]}, (4, 4, 1))
-    assert found["network"].startswith("in 'max_pool_2', a window of [2, 2] must fit")
+    assert found["network"].startswith("a window of [2, 2] must fit")
+    assert found["network"].endswith("(layer 'max_pool_2')")
+
+
+@pytest.mark.parametrize("given", [True, False, None, 3])
+def test_batch_norm_of_a_preset_is_told_its_words(given: Any) -> None:
+    (message,) = refused_fields({"preset": "mlp", "batch_norm": given}, (4,)).values()
+    assert '"before_activation", "after_activation" or "none", a list' in message
+    assert message.endswith('Write "none" for a network without batch norm.')
+
+
+@pytest.mark.parametrize("preset", ["mlp", "cnn", "resnet"])
+def test_slips_in_a_preset_are_told_what_was_meant(preset: str) -> None:
+    found = refused_fields({"preset": preset, "batchnorm": "none"}, MNIST)
+    assert found == {"network.batchnorm": "is not a field here. Did you mean 'batch_norm'?"}
 
 
 def test_arguments_of_a_batch_norm_are_written_as_they_are_read() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -165,7 +166,64 @@ def test_rows_that_fill_no_ghost_batch_are_counted() -> None:
     assert (warning.severity, warning.field) == ("warning", "network.batch_norm.virtual_batch_size")
     assert "leaves out 10 of the 90 rows" in warning.message
     assert "whole ghost batches of 'batch_norm', too" in warning.message
-    assert "divides 2 to train on all" in warning.message
+    assert "Write a virtual_batch_size of 18 and a batch_size of 36 to train on all." in warning.message
+
+
+@pytest.mark.parametrize(
+    ("rows", "ghost", "size", "severity", "told"),
+    [
+        (90, 2, 32, None, ""),
+        (96, 24, 48, None, ""),
+        (112, 32, 64, "warning", "Write a virtual_batch_size of 16 to train on all."),
+        (89, 16, 32, "warning", "Over some epochs, all are trained on."),
+        (990, 16, 32, "info", "That does little harm."),
+    ],
+)
+def test_ghost_batches_that_are_advised_are_not_small(
+    rows: int, ghost: int, size: int, severity: str | None, told: str
+) -> None:
+    training = {"batch_size": size, "validation_fraction": 0}
+    got = said(manifest(n=rows), network=norm(virtual_batch_size=ghost), training=training).get("rows_left_out")
+    assert (got and got.severity) == severity
+    assert got is None or got.message.endswith(told)
+
+
+def test_advice_on_ghost_batches_leaves_no_rows_out() -> None:
+    for rows in range(64, 200):
+        for ghost in (4, 16, 32):
+            training: dict[str, Any] = {"batch_size": 64, "validation_fraction": 0}
+            got = said(manifest(n=rows), network=norm(virtual_batch_size=ghost), training=training).get("rows_left_out")
+            advised = dict(re.findall(r"(virtual_batch_size|batch_size) of (\d+)", got.message)) if got else {}
+            if advised:
+                other = int(advised["virtual_batch_size"])
+                training["batch_size"] = int(advised.get("batch_size", 64))
+                codes = said(manifest(n=rows), network=norm(virtual_batch_size=other), training=training)
+                assert other >= 16
+                assert not codes.keys() & {"rows_left_out", "small_ghost_batches"}
+
+
+@pytest.mark.parametrize(("largest", "image", "told"), [(16, "unit", True), (255, "unit", False), (16, "none", False)])
+def test_images_of_small_values_are_not_for_unit(largest: float, image: str, told: bool) -> None:
+    data = images(largest=largest)
+    info = said(data, network={"layers": [{"type": "flatten"}, OUTPUT]}, preprocessing={"image": image}).get(
+        "image_scale"
+    )
+    assert (info is not None) is told
+    if info is not None:
+        assert (info.severity, info.field) == ("info", "preprocessing.image")
+        assert 'is 16, and unit divides by 255, which leaves at most 0.063. Write "image": "standard".' in info.message
+
+
+@pytest.mark.parametrize(
+    ("axis", "place"), [(1, "height"), (2, "width"), (-3, "height"), (3, None), (-1, None), ([1, 2], None)]
+)
+def test_axis_of_channels_first_is_pointed_out(axis: object, place: str | None) -> None:
+    layers = [{"type": "batch_norm", "momentum": 0.9, "axis": axis}, {"type": "flatten"}, OUTPUT]
+    info = said(images(), network={"layers": layers}).get("axis_is_not_channels")
+    assert (info is not None) is (place is not None)
+    if info is not None:
+        assert (info.severity, info.field) == ("info", "network.layers[0].axis")
+        assert f"is the {place}. Keras' channels_first axis 1 is -1 here." in info.message
 
 
 @pytest.mark.parametrize(

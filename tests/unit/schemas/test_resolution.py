@@ -139,7 +139,8 @@ def test_ghost_batches_that_do_not_divide_the_batch_are_refused_with_advice(size
     field, message = refusal(manifest(), network=ghosts(ghost), training={"batch_size": size})
     assert field == "network.batch_norm.virtual_batch_size"
     assert (
-        f"of 'batch_norm' must divide batch_size: batches of {size} are not whole ghost batches of {ghost}." in message
+        f"must divide batch_size {size} (layer 'batch_norm'): batches of {size} are not whole ghost batches of {ghost}."
+        in message
     )
     assert advice in message
 
@@ -182,7 +183,7 @@ IMAGE_NETWORK: list[dict[str, Any]] = [
                 },
             },
         ),
-        ({"adjustment": {"kind": "uniform"}, "name": "n"}, {"fused_effective": False}),
+        ({"adjustment": {"kind": "uniform", "bias": [-1, 1]}, "name": "n"}, {"fused_effective": False}),
     ],
 )
 def test_dry_run_describes_a_batch_norm(arguments: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -193,7 +194,7 @@ def test_dry_run_describes_a_batch_norm(arguments: dict[str, Any], expected: dic
 
 
 def test_dry_run_shows_an_adjustment_although_its_parts_are_at_their_defaults() -> None:
-    network = {"layers": [{"type": "batch_norm", "adjustment": {"kind": "uniform"}}, *IMAGE_NETWORK]}
+    network = {"layers": [{"type": "batch_norm", "adjustment": {"kind": "uniform", "bias": [-1, 1]}}, *IMAGE_NETWORK]}
     details = dry_run(resolved(images(), network=network), images()).layers[0].details
     assert details["arguments"]["adjustment"]["kind"] == "uniform"
 
