@@ -77,6 +77,7 @@ from gammabeta.schemas.training import (
     StepSchedule,
     TrainingSpec,
 )
+from gammabeta.schemas.workers import Worker
 
 __version__ = "0.1.0"
 
@@ -150,6 +151,7 @@ __all__ = [
     "UnsupportedMediaType",
     "Version",
     "VersionNotFound",
+    "Worker",
     "WrongState",
     "__version__",
 ]

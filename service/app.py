@@ -28,7 +28,7 @@ from service.dependencies import Context
 from service.events import Tailer
 from service.guard import Guard
 from service.limits import BodyLimits
-from service.routes import datasets, jobs, models, networks, operations, predict
+from service.routes import datasets, jobs, models, networks, operations, predict, workers
 from service.runtime.loading import Models
 from service.runtime.predicting import Predictor
 from service.settings import ServiceSettings
@@ -52,7 +52,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     )
     app.state.settings = settings
     app.openapi = lambda: openapi.describe(app)  # type: ignore[method-assign]
-    for module in (datasets, jobs, models, predict, networks, operations):
+    for module in (datasets, jobs, models, predict, networks, workers, operations):
         app.include_router(module.router)
     _add_page(app)
     problems.install(app)

@@ -36,6 +36,8 @@ class ServiceSettings(StoreSettings):
     """How many predictions are computed at once."""
     predict_memory_bytes: int = Field(default=2 * 1024**3, gt=0)
     """How many bytes of loaded networks are kept; those that were used longest ago go first."""
+    lease_seconds: float = Field(default=30, gt=0)
+    """After how much silence a worker is shown as `silent`: the worker's setting of the same name."""
     watch_seconds: float = Field(default=0.25, gt=0, le=1)
     """How often the database is asked for moved aliases, new versions and new events."""
     stream_heartbeat_seconds: float = Field(default=15.0, gt=0)

@@ -2,6 +2,7 @@
 
     claim ──► lease ──► child ──reports──► result ──► published
                 │         └──────────────► no result ──► stopped: failure, loss, drain, pause or cancel
+                ├─ past its deadline ─► child killed ──► stopped: failure
                 └─ lost ─► child killed, nothing written
 
 `training_attempts` and `ingestion_attempts` say what the child is and what is published.
@@ -21,12 +22,13 @@ from typing import TypeVar
 
 from gammabeta import logs
 from gammabeta.errors import ArtifactCorrupt, DatasetNotFound, NoSpace, NotReady
-from gammabeta.store import jobs
+from gammabeta.store import checkpoints, jobs
 from gammabeta.store.blobs import FolderBlobs
 from gammabeta.store.engine import Database, Session
 from gammabeta.store.jobs import Claim, Outcome
 from worker import keeping
 from worker.children import Child, Children, Death
+from worker.deadlines import EXCEEDED, Deadline
 from worker.inputs import Inputs
 from worker.lease import Lease
 from worker.messages import Failed, Order, Report, StopReason
@@ -75,6 +77,7 @@ class Attempt(ABC):
         self.outbox = Outbox(claim)
         self.scratch = around.scratch / f"{claim.job_id}-f{claim.fence}"
         self.lease = Lease(around.db, claim, around.settings, on_lost=self._kill)
+        self.deadline = Deadline(claim.request.get("max_seconds"), on_passed=self._kill)
         self._child: Child | None = None
         self.asked: StopReason | None = None
         self._patience = 0.0
@@ -109,7 +112,7 @@ class Attempt(ABC):
         """From the claim to the end. Nothing that goes wrong in the child is raised here."""
         log.info("attempt begins", job=self.claim.job_id, kind=self.claim.kind, fence=self.claim.fence)
         try:
-            with self.lease:
+            with self.lease, self.deadline:
                 self._finish(self._work())
         finally:
             if self._child is not None:
@@ -140,13 +143,16 @@ class Attempt(ABC):
             self._make_scratch()
             order = self._patiently(self.order)
             self._child = child = self.start()
-            if self.lease.lost.is_set():  # before there was a child to kill
+            if self._is_over():  # before there was a child to kill
                 child.kill()
             child.send(order)
             last = self._listen(child)
-            if last is None:
-                return self.died(child.death(patience=self.settings.cancel_grace_seconds))
-            return self._patiently(lambda: self.conclude(last))
+            if last is not None:
+                return self._patiently(lambda: self.conclude(last))
+            death = child.death(patience=self.settings.cancel_grace_seconds)
+            if self.deadline.passed and self.asked is None:
+                return self._patiently(self._overdue)
+            return self.died(death)
         except (ArtifactCorrupt, DatasetNotFound) as error:
             return Stop(outcome=Outcome.FAILURE, reason=error.code, message=error.message)
         except NoSpace as error:
@@ -195,7 +201,7 @@ class Attempt(ABC):
             self.lease.lose()
 
     def _oversee(self, child: Child) -> None:
-        if self.lease.lost.is_set():
+        if self._is_over():
             child.kill()
             return
         wanted = self._wanted()
@@ -211,6 +217,10 @@ class Attempt(ABC):
         if self.around.draining.is_set():
             return "drain"
         return "pause" if self.lease.flags.pause_requested else None
+
+    def _is_over(self) -> bool:
+        """Whether the child has to end, whatever it is doing."""
+        return self.lease.lost.is_set() or self.deadline.passed
 
     def _kill(self) -> None:
         if self._child is not None:
@@ -235,6 +245,22 @@ class Attempt(ABC):
         """The child said why it cannot go on."""
         outcome = Outcome.RETRYABLE_FAILURE if report.retryable else Outcome.FAILURE
         return Stop(outcome=outcome, reason=report.code, message=report.message)
+
+    def _overdue(self) -> Stop:
+        """The child was killed because its time was over."""
+        self.flush()
+        with self.around.db.read() as session:
+            stored = checkpoints.checkpoints_of(session, self.claim.job_id)
+        allowed = f"{self.deadline.seconds:,} s"
+        message = f"An attempt at the job must take at most {allowed} (max_seconds). It took longer, and was ended. "
+        if stored:
+            message += (
+                f"Retry the job within {keeping.RETRY_DAYS} days: it goes on from the checkpoint of step "
+                f"{stored[0].step}, with {allowed} again. Or submit it anew with a larger max_seconds."
+            )
+        else:
+            message += "It had stored no checkpoint to go on from. Submit it anew with a larger max_seconds."
+        return Stop(outcome=Outcome.FAILURE, reason=EXCEEDED, message=message)
 
     def _finish(self, ending: Publish | Stop) -> None:
         """Write how it ended, for as long as it takes until the database answers or the fence is lost."""

@@ -1,6 +1,7 @@
 """Checkpoints as the supervisor keeps them: first the bytes, synced, then the row.
 
-trainer's folder ──► jobs/<job>/f<fence>/ckpt-<step> ──► row        the newest two of a job; none once it has ended
+trainer's folder ──► jobs/<job>/f<fence>/ckpt-<step> ──► row        the newest two of a job; none once it has ended,
+                                                                    but for one that a retry goes on with
 """
 
 from __future__ import annotations
@@ -18,12 +19,15 @@ from gammabeta.store import checkpoints, datasets, jobs
 from gammabeta.store.blobs import FolderBlobs
 from gammabeta.store.engine import Database, Session
 from gammabeta.store.jobs import Claim
-from gammabeta.store.tables import DatasetRow, JobRow
+from gammabeta.store.tables import DatasetRow, JobRow, now_ms
+from worker.deadlines import EXCEEDED
 
 log = logs.get(__name__)
 
 KEPT = 2
 FORGOTTEN_SECONDS = 86_400
+RETRY_DAYS = 7
+"""How long the checkpoints stay of a job that failed by its deadline, for a retry to go on from."""
 
 
 def store(blobs: FolderBlobs, claim: Claim, folder: Path, *, step: int, lease_ms: int) -> Callable[[Session], bool]:
@@ -73,10 +77,10 @@ def prune(db: Database, blobs: FolderBlobs, claim: Claim) -> None:
 
 
 def drop_if_ended(db: Database, blobs: FolderBlobs, job_id: str) -> bool:
-    """Remove what only a job that goes on would need. Whether it has ended."""
+    """Remove what only a job that goes on would need. Whether it was removed."""
     with db.write() as session:
         row = session.get(JobRow, job_id)
-        if row is None or not JobState(row.state).terminal:
+        if row is None or not JobState(row.state).terminal or _goes_on_if_retried(session, row):
             return False
         fence = row.fence
         checkpoints.forget(session, job_id, fence=fence)
@@ -85,6 +89,13 @@ def drop_if_ended(db: Database, blobs: FolderBlobs, job_id: str) -> bool:
             blobs.delete(f"uploads/{row.dataset_id}")
     _drop_attempts(blobs, job_id, fence)
     return True
+
+
+def _goes_on_if_retried(session: Session, row: JobRow) -> bool:
+    if row.state != JobState.FAILED or row.reason != EXCEEDED:
+        return False
+    ended_ms = row.finished_ms or 0
+    return (session.scalar(now_ms()) or 0) - ended_ms < RETRY_DAYS * 86_400_000
 
 
 def _drop_attempts(blobs: FolderBlobs, job_id: str, fence: int) -> None:

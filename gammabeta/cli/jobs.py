@@ -1,4 +1,4 @@
-"""`gammabeta jobs` and `gammabeta train`."""
+"""`gammabeta jobs`, `gammabeta train` and `gammabeta workers`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class _Loader(yaml.SafeLoader):
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), list("-+0123456789"))
 
-app = typer.Typer(cls=ListByDefault, help="List, show, watch and cancel jobs.")
+app = typer.Typer(cls=ListByDefault, help="List, show, watch, pause and cancel jobs.")
 
 
 @app.command("list")
@@ -55,9 +55,33 @@ def show_(job: str, as_json: AsJson = False, url: Url = None) -> None:
 
 @app.command()
 def cancel(job: str, url: Url = None) -> None:
-    """Cancel a job that is queued or running."""
+    """Cancel a job that is queued, running or paused."""
     with connect(url) as client:
         found = client.jobs.cancel(job)
+    show.note(f"{job} is {found.status}.")
+
+
+@app.command()
+def pause(job: str, url: Url = None) -> None:
+    """Ask a running job to stop at a checkpoint and wait."""
+    with connect(url) as client:
+        found = client.jobs.pause(job)
+    show.note(f"{job} is {found.status}, and is asked to pause. Go on later: gammabeta jobs resume {job}")
+
+
+@app.command()
+def resume(job: str, url: Url = None) -> None:
+    """Queue a paused job again."""
+    with connect(url) as client:
+        found = client.jobs.resume(job)
+    show.note(f"{job} is {found.status}.")
+
+
+@app.command()
+def retry(job: str, url: Url = None) -> None:
+    """Queue a failed or cancelled job again."""
+    with connect(url) as client:
+        found = client.jobs.retry(job)
     show.note(f"{job} is {found.status}.")
 
 
@@ -92,6 +116,13 @@ def wait(job: str, url: Url = None) -> None:
     """Wait for the end of a job, with a progress bar."""
     with connect(url) as client:
         follow(client, client.jobs.get(job))
+
+
+def workers(as_json: AsJson = False, url: Url = None) -> None:
+    """List the workers and what they run."""
+    with connect(url) as client:
+        found = client.workers()
+    show.as_json(found) if as_json else show.out(show.workers(found))
 
 
 def train(

@@ -25,6 +25,7 @@ from gammabeta.schemas.batchnorm import ARRAYS, LayerState
 from gammabeta.schemas.datasets import Dataset, Feature
 from gammabeta.schemas.jobs import DryRun, Event, Job, JobWarning, LayerRow, Message, Metrics
 from gammabeta.schemas.models import Model, Version
+from gammabeta.schemas.workers import Worker
 
 FEW_CHANNELS = 16
 """Up to so many, each channel is shown; beyond, quantiles."""
@@ -41,6 +42,7 @@ _STATUS = {
     "failed": "red",
     "cancelled": "yellow",
     "cancelling": "yellow",
+    "paused": "yellow",
     "running": "cyan",
     "validating": "cyan",
 }
@@ -155,6 +157,23 @@ def jobs(found: Sequence[Job]) -> RenderableType:
         done = f"{100 * each.progress.fraction:.0f}%" if each.progress and each.status == "running" else ""
         table.add_row(each.id, each.kind, each.model or "", each.version or "", _status(each.status), done)
     return table
+
+
+def workers(found: Sequence[Worker]) -> RenderableType:
+    """A table of slots for each."""
+    if not found:
+        return "No worker runs, so jobs wait. `gammabeta up` starts a service and a worker."
+    return Group(*(part for each in found for part in _worker(each)))
+
+
+def _worker(shown: Worker) -> Iterable[RenderableType]:
+    yield Text(shown.id, style="bold")
+    heard = Text(f"last heard of {_time(shown.last_heartbeat)}", style="dim")
+    yield Text.assemble(heard, ("  silent for longer than a lease", "yellow")) if shown.silent else heard
+    table = _table("slot", "device", "job")
+    for slot in shown.slots:
+        table.add_row(slot.name, slot.device, slot.job or "–")
+    yield table
 
 
 def job(shown: Job) -> RenderableType:

@@ -20,13 +20,14 @@ import httpx
 from gammabeta.client.chunks import Rows
 from gammabeta.client.connection import Connection
 from gammabeta.client.predicting import Prediction, predict
-from gammabeta.client.resources import Datasets, Jobs, Models
+from gammabeta.client.resources import Datasets, Jobs, Models, workers
 from gammabeta.client.settings import ClientSettings
 from gammabeta.client.waiting import JobHandle
 from gammabeta.errors import GammabetaError
 from gammabeta.schemas.networks import NetworkSpec
 from gammabeta.schemas.preprocessing import PreprocessingSpec
 from gammabeta.schemas.training import TrainingSpec
+from gammabeta.schemas.workers import Worker
 
 
 class Client:
@@ -86,6 +87,7 @@ class Client:
         training: TrainingSpec | Mapping[str, Any] | None = None,
         preprocessing: PreprocessingSpec | Mapping[str, Any] | None = None,
         priority: int = 0,
+        max_seconds: int | None = None,
         metadata: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
     ) -> JobHandle:
@@ -98,6 +100,7 @@ class Client:
             "training": training,
             "preprocessing": preprocessing,
             "priority": priority,
+            "max_seconds": max_seconds,
             "metadata": dict(metadata or {}),
         }
         present = {key: value for key, value in request.items() if value is not None}
@@ -112,6 +115,10 @@ class Client:
             version, alias: neither: the alias `production`, or else the newest version.
         """
         return predict(self._connection, model, instances, version=version, alias=alias)
+
+    def workers(self) -> list[Worker]:
+        """The workers that run jobs, the oldest first; `silent` marks one that has not been heard of for a lease."""
+        return workers(self._connection)
 
     def ready(self) -> bool:
         """Whether a service answers here that can do its work."""

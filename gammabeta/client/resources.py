@@ -22,6 +22,7 @@ from gammabeta.schemas.datasets import Dataset, Preview
 from gammabeta.schemas.jobs import DryRun, Job, TrainRequest
 from gammabeta.schemas.models import Alias, BatchNormAnswer, Model, Served, Version
 from gammabeta.schemas.problems import shortened
+from gammabeta.schemas.workers import Worker
 
 Data: TypeAlias = str | Path | bytes | tuple[ArrayLike, ArrayLike] | Mapping[str, ArrayLike]
 """A file, its bytes, `(x, y)`, or arrays by the names that an npz of the service has (`x_train`, `y_train`, …)."""
@@ -169,7 +170,19 @@ class Jobs:
         return [*_listed(self._connection, Job, "/v1/jobs", params, limit)]
 
     def cancel(self, job: str) -> Job:
-        return parse(Job, self._connection.request("POST", f"{_path('jobs', job)}/cancel", repeatable=True))
+        return self._ask(job, "cancel")
+
+    def pause(self, job: str) -> Job:
+        return self._ask(job, "pause")
+
+    def resume(self, job: str) -> Job:
+        return self._ask(job, "resume")
+
+    def retry(self, job: str) -> Job:
+        return self._ask(job, "retry")
+
+    def _ask(self, job: str, verb: str) -> Job:
+        return parse(Job, self._connection.request("POST", f"{_path('jobs', job)}/{verb}", repeatable=True))
 
 
 class Models:
@@ -216,6 +229,11 @@ class Models:
     def _default(self, name: str) -> str:
         model = self.get(name)
         return model.aliases.get("production") or model.versions[0].version
+
+
+def workers(connection: Connection) -> list[Worker]:
+    """All workers, which come on one page."""
+    return [*_listed(connection, Worker, "/v1/workers", {}, None)]
 
 
 def _listed(

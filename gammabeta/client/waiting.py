@@ -1,4 +1,4 @@
-"""Jobs while they run: waiting, watching, cancelling.
+"""Jobs while they run: waiting, watching, pausing, cancelling.
 
 Waiting polls, and lives through a service that restarts; events come over SSE and go on where a connection broke.
 """
@@ -50,7 +50,7 @@ class JobHandle:
         return self.job
 
     def wait(self, *, progress: bool = False, timeout: float | None = None) -> Job:
-        """Wait for the end of the job.
+        """Wait for the end of the job. One that is paused has none until somebody resumes or cancels it.
 
         Args:
             progress: show a live bar with loss, metrics, speed and time left on the terminal.
@@ -75,7 +75,22 @@ class JobHandle:
 
     def cancel(self) -> Job:
         """Ask for the end of the job. A running job is `cancelling` until its worker has stopped it."""
-        self.job = parse(Job, self._connection.request("POST", f"{self.path}/cancel", repeatable=True))
+        return self._ask("cancel")
+
+    def pause(self) -> Job:
+        """Ask a running job to stop at a checkpoint. It is `running` until its worker has stopped it, then `paused`."""
+        return self._ask("pause")
+
+    def resume(self) -> Job:
+        """Queue a paused job again. It goes on from its checkpoint."""
+        return self._ask("resume")
+
+    def retry(self) -> Job:
+        """Queue a failed or cancelled job again."""
+        return self._ask("retry")
+
+    def _ask(self, verb: str) -> Job:
+        self.job = parse(Job, self._connection.request("POST", f"{self.path}/{verb}", repeatable=True))
         return self.job
 
     def metrics(self, names: Sequence[str] = (), *, max_points: int | None = None) -> Metrics:
@@ -93,7 +108,7 @@ class JobHandle:
                     after, heard = event.id, time.monotonic()
                     yield event
                     # Not left to the end of the stream: a service may keep that of a finished job open.
-                    if event.type in TERMINAL and self.refresh().status in TERMINAL:
+                    if event.type in TERMINAL and self._ended_with(event):
                         return
                 if ended:
                     return
@@ -101,6 +116,11 @@ class JobHandle:
                 if time.monotonic() - heard > PATIENCE:
                     raise
             self._connection.sleep(MAX_PAUSE)
+
+    def _ended_with(self, event: Event) -> bool:
+        """Whether nothing follows it. A job that was retried has ended before."""
+        job = self.refresh()
+        return job.status in TERMINAL and (job.finished_at is None or event.created_at >= job.finished_at)
 
     def _streamed(self, after: int) -> Iterator[Event]:
         headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}

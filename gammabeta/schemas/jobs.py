@@ -3,7 +3,9 @@
 The stored states, and the words derived from them:
 
     queued ──► running ──► succeeded | failed | cancelled
-      paused
+       ▲          │                        └────┬────┘
+       ├─ paused ◄┘                             │
+       └────────────────── retry ───────────────┘
     cancelling = running and a cancel was requested; retrying = queued after an attempt
 """
 
@@ -55,6 +57,9 @@ class Resources(Request):
     devices: Literal[1] = 1
 
 
+MAX_SECONDS = 30 * 86_400
+"""The longest limit of an attempt: 30 days."""
+
 EXAMPLE: dict[str, JsonValue] = {
     "kind": "train",
     "dataset": "digits",
@@ -86,9 +91,12 @@ class TrainRequest(Request):
     resources: Resources = Resources()
     priority: Count = Field(default=0, ge=-1_000, le=1_000)
     """Higher goes first."""
+    max_seconds: Count | None = Field(default=None, ge=1, le=MAX_SECONDS)
+    """The longest that an attempt may run. Beyond it the job fails with `deadline_exceeded` and keeps its checkpoints,
+    from which a retry goes on. None: as long as it takes."""
     metadata: dict[str, str] = Field(default_factory=dict, max_length=32)
 
-    NOT_YET: ClassVar[frozenset[str]] = frozenset({"init_from", "freeze_batch_norm", "max_seconds"})
+    NOT_YET: ClassVar[frozenset[str]] = frozenset({"init_from", "freeze_batch_norm"})
 
     @model_validator(mode="before")
     @classmethod
@@ -137,6 +145,7 @@ class ResolvedTrainRequest(Answer):
     training: TrainingSpec
     resources: Resources
     priority: int
+    max_seconds: int | None = None
     metadata: dict[str, str]
 
 

@@ -63,6 +63,7 @@ def resolve(request: TrainRequest, *, dataset_id: str, manifest: DatasetManifest
         training=training.model_copy(update={"loss": loss}),
         resources=request.resources,
         priority=request.priority,
+        max_seconds=request.max_seconds,
         metadata=request.metadata,
     )
     return Resolved(request=settled, written=request.network, plan=plan, task=task)

@@ -398,14 +398,15 @@ def resume(session: Session, project_id: str, job_id: str) -> JobRow:
 
 
 def retry(session: Session, project_id: str, job_id: str) -> JobRow:
-    """Queue a failed or cancelled job again with its counters at 0; its fence stays. Its checkpoints went when it
-    ended, so it starts again from the beginning."""
+    """Queue a failed or cancelled job again with its counters at 0; its fence stays. It starts from the beginning, since
+    checkpoints go when a job ends, but for those of a job that ran too long. What it had come to is forgotten."""
     before = _locked(session, project_id, job_id, "retry", (JobState.FAILED, JobState.CANCELLED))
     if before.kind == INGEST:
         raise WrongState("The uploaded file is gone. Upload it again instead of retrying its ingestion.")
     events.record(session, job_id=job_id, fence=before.fence, type="retry_requested")
     cleared = dict.fromkeys(("cancel_requested_ms", "pause_requested_ms", "finished_ms", "reason", "message"))
-    return _change(session, before, **cleared, state=JobState.QUEUED, failures=0, losses=0, run_after_ms=now_ms())
+    counters: dict[str, Any] = {"failures": 0, "losses": 0, "warnings": [], "progress": None}
+    return _change(session, before, **cleared, **counters, state=JobState.QUEUED, run_after_ms=now_ms())
 
 
 def _locked(session: Session, project_id: str, job_id: str, verb: str, states: tuple[JobState, ...]) -> JobRow:

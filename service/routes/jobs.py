@@ -1,4 +1,4 @@
-"""Jobs: submitted, looked at, followed and cancelled."""
+"""Jobs: submitted, looked at, followed, cancelled, paused, resumed and retried."""
 
 from __future__ import annotations
 
@@ -152,6 +152,30 @@ def cancel_job(job_id: Named, context: Ctx) -> Job:
         return _shown(session, jobs.request_cancel(session, DEFAULT_PROJECT, job_id))
 
 
+@router.post("/{job_id}/pause", status_code=202)
+def pause_job(job_id: Named, context: Ctx) -> Job:
+    """Ask a running job to stop at a checkpoint and wait. It is `running` until its worker has stopped it, and then
+    `paused`."""
+    with context.database.write() as session:
+        _refuse_queued(session, job_id)
+        return _shown(session, jobs.request_pause(session, DEFAULT_PROJECT, job_id))
+
+
+@router.post("/{job_id}/resume", status_code=202)
+def resume_job(job_id: Named, context: Ctx) -> Job:
+    """Queue a paused job again, in its old place. It goes on from its checkpoint."""
+    with context.database.write() as session:
+        return _shown(session, jobs.resume(session, DEFAULT_PROJECT, job_id))
+
+
+@router.post("/{job_id}/retry", status_code=202)
+def retry_job(job_id: Named, context: Ctx) -> Job:
+    """Queue a failed or cancelled job again, its counters of losses and failures at 0. It begins anew, or, where it
+    failed with `deadline_exceeded`, goes on from its checkpoint."""
+    with context.database.write() as session:
+        return _shown(session, jobs.retry(session, DEFAULT_PROJECT, job_id))
+
+
 @router.get("/{job_id}/events", response_model=Page[Event], responses={200: {"content": {EVENT_STREAM: {}}}})
 def job_events(
     job_id: Named,
@@ -187,6 +211,11 @@ def job_metrics(job_id: Named, context: Ctx, query: Annotated[MetricsQuery, Quer
         metrics = events.metrics_of(session, job_id, names)
     thinned = tuple(_thinned(series, query.max_points) for series in metrics.series)
     return metrics.model_copy(update={"series": thinned})
+
+
+def _refuse_queued(session: Session, job_id: str) -> None:
+    if jobs.get(session, DEFAULT_PROJECT, job_id).state == JobState.QUEUED:
+        raise WrongState("To pause a job, it must be running. This one is queued: wait until it runs, or cancel it.")
 
 
 def _validated(body: Any) -> TrainRequest:

@@ -85,6 +85,23 @@ class Puppet:
     def end(self) -> None: ...
 
 
+@dataclass
+class Deaf(Puppet):
+    """A child that does nothing until it is killed."""
+
+    killed: threading.Event = field(default_factory=threading.Event)
+
+    def send(self, order: Order) -> None: ...
+
+    def reports(self, *, timeout: float) -> Iterator[Report]:
+        if self.killed.wait(timeout):
+            raise EOFError
+        yield from ()
+
+    def kill(self) -> None:
+        self.killed.set()
+
+
 class FullDisk(PosixPath):
     """A place where no folder can be made."""
 
@@ -205,6 +222,57 @@ def test_a_child_without_a_word_has_the_grace_of_a_cancelled_one_to_end(bench: B
     job_id = bench.upload(dataset(bench.db), b"a,y\n")
     bench.slot().turn()
     assert (bench.job(job_id).losses, puppet.patience) == (1, 7)
+
+
+def test_an_ingestion_that_is_paused_reads_its_file_when_it_is_resumed(bench: Bench) -> None:
+    dataset_id = dataset(bench.db)
+    job_id = bench.upload(dataset_id, b"a,y\n1,u\n2,v\n")
+
+    def child() -> Puppet:
+        with bench.db.write() as session:
+            jobs.request_pause(session, DEFAULT_PROJECT, job_id)
+        return Deaf()
+
+    bench.child = child
+    bench.slot().turn()
+    job = bench.job(job_id)
+    assert (job.state, job.failures, job.losses) == (JobState.PAUSED, 0, 0)
+    bench.child = Puppet
+    with bench.db.write() as session:
+        jobs.resume(session, DEFAULT_PROJECT, job_id)
+    bench.slot().turn()
+    assert bench.job(job_id).state == JobState.SUCCEEDED
+    assert bench.manifest(dataset_id) is not None
+
+
+def test_a_deadline_is_kept_though_the_database_is_away(bench: Bench) -> None:
+    """The child is killed by the worker's own clock; that the job has failed is written once the database answers."""
+    deaf = Deaf()
+
+    def child() -> Puppet:
+        bench.moody.reads = [NotReady(), NotReady()]
+        bench.moody.writes = [NotReady() for _ in range(10)]
+        return deaf
+
+    bench.child = child
+    job_id = bench.upload(dataset(bench.db), b"a,y\n", max_seconds=1)
+    bench.slot().turn()
+    assert deaf.killed.is_set()
+    job = bench.job(job_id)
+    assert (job.state, job.reason, job.failures, job.losses) == (JobState.FAILED, "deadline_exceeded", 1, 0)
+
+
+def test_a_deadline_that_passes_before_there_is_a_child_ends_it_at_its_start(bench: Bench) -> None:
+    deaf, late = Deaf(), threading.Event()
+
+    def child() -> Puppet:
+        late.wait(1.5)
+        return deaf
+
+    bench.child = child
+    job_id = bench.upload(dataset(bench.db), b"a,y\n", max_seconds=1)
+    bench.slot().turn()
+    assert bench.job(job_id).reason == "deadline_exceeded"
 
 
 def test_a_bug_of_the_worker_ends_the_job_and_leaves_nothing_behind(bench: Bench) -> None:

@@ -22,6 +22,7 @@ from tests.integration.databases import Clock
 from tests.integration.samples import TTL, attempt, claim, claimed, dataset, submit
 from tests.integration.workshop import damage, until
 from worker import keeping
+from worker.deadlines import EXCEEDED, Deadline
 from worker.lease import Lease
 from worker.messages import MetricsRow
 from worker.outbox import Outbox
@@ -214,6 +215,56 @@ def test_checkpoints_go_when_the_job_has_ended_and_not_before(db: Database, tmp_
     keeping.sweep(db, blobs)
     assert keeping.newest_sound(db, blobs, held.job_id) is None
     assert not (blobs.root / "jobs" / held.job_id).exists()
+
+
+def test_checkpoints_of_a_job_past_its_deadline_stay_for_a_retry_and_not_for_ever(
+    db: Database, clock: Clock, tmp_path: Path
+) -> None:
+    held, blobs = claimed(db), FolderBlobs(tmp_path / "blobs")
+    folder = tmp_path / "ckpt"
+    folder.mkdir()
+    (folder / "weights").write_bytes(b"1")
+    with db.write() as session:
+        assert keeping.store(blobs, held, folder, step=1, lease_ms=TTL)(session)
+        jobs.stop(session, **attempt(held), outcome=jobs.Outcome.FAILURE, reason=EXCEEDED)
+    assert not keeping.drop_if_ended(db, blobs, held.job_id)
+    clock.advance(keeping.RETRY_DAYS * 86_400_000 - 1)
+    keeping.sweep(db, blobs)
+    assert keeping.newest_sound(db, blobs, held.job_id) is not None
+    clock.advance(1)
+    keeping.sweep(db, blobs)
+    assert keeping.newest_sound(db, blobs, held.job_id) is None
+    assert not (blobs.root / "jobs" / held.job_id).exists()
+
+
+def test_a_retried_job_that_ends_otherwise_leaves_no_checkpoint(db: Database, tmp_path: Path) -> None:
+    held, blobs = claimed(db), FolderBlobs(tmp_path / "blobs")
+    with db.write() as session:
+        jobs.stop(session, **attempt(held), outcome=jobs.Outcome.FAILURE, reason=EXCEEDED)
+        jobs.retry(session, DEFAULT_PROJECT, held.job_id)
+    assert not keeping.drop_if_ended(db, blobs, held.job_id)
+    with db.write() as session:
+        jobs.request_cancel(session, DEFAULT_PROJECT, held.job_id)
+    assert keeping.drop_if_ended(db, blobs, held.job_id)
+
+
+def test_a_deadline_counts_the_time_that_the_machine_sleeps() -> None:
+    passed, seconds = threading.Event(), [100.0]
+    with Deadline(3_600, on_passed=passed.set, clock=lambda: seconds[0]) as deadline:
+        assert not deadline.passed
+        seconds[0] += 3_600
+        assert passed.wait(5)
+        assert deadline.passed
+
+
+def test_a_deadline_that_was_kept_passes_no_more() -> None:
+    passed, seconds = threading.Event(), [0.0]
+    with Deadline(1, on_passed=passed.set, clock=lambda: seconds[0]):
+        pass
+    with Deadline(None, on_passed=passed.set, clock=lambda: seconds[0]) as never:
+        seconds[0] += 1e9
+    assert not passed.is_set()
+    assert not never.passed
 
 
 def test_what_a_retried_job_writes_outlives_the_cleaning_of_what_it_was_before(db: Database, tmp_path: Path) -> None:

@@ -29,6 +29,13 @@ def shop(kind: str, databases: Databases, tmp_path: Path) -> Iterator[Workshop]:
 sqlite_only = pytest.mark.parametrize("kind", ["sqlite"])
 
 
+def warm(shop: Workshop) -> str:
+    """A data set, once a first training has waited until torch was loaded, so that the next starts at once."""
+    dataset_id = shop.ready_dataset()
+    assert shop.ended(shop.train(dataset_id, epochs=1)).state == JobState.SUCCEEDED
+    return dataset_id
+
+
 def version(shop: Workshop, job_id: str) -> VersionRow:
     with shop.db.read() as session:
         row = models.get_version(session, DEFAULT_PROJECT, "toy", version=str(shop.job(job_id).version))
@@ -160,6 +167,126 @@ def test_cancel_ends_a_running_job_and_its_process(shop: Workshop, listens: bool
     assert (job.state, job.losses, job.failures, job.version) == (JobState.CANCELLED, 0, 0, None)
     until(lambda: not alive({trainer}), "the end of the trainer")
     until(lambda: not (shop.blobs.root / "jobs" / job_id).exists(), "its checkpoints to be removed")
+
+
+def test_a_paused_training_makes_room_and_later_ends_in_the_same_bytes(shop: Workshop) -> None:
+    worker = shop.start(CHECKPOINT_SECONDS="3600")
+    dataset_id = shop.ready_dataset()
+    undisturbed = shop.train(dataset_id, epochs=1_000, max_steps=STEPS)
+    shop.ended(undisturbed)
+    job_id = shop.train(dataset_id, epochs=1_000, max_steps=STEPS)
+    shop.said(job_id, "started")
+    trainer = worker.trainer()
+    shop.pause(job_id)
+    job = shop.in_state(job_id, JobState.PAUSED)
+    assert (job.fence, job.losses, job.failures, job.worker_id) == (1, 0, 0, None)
+    until(lambda: not alive({trainer}), "the end of the trainer", seconds=5)
+    (stored,) = shop.checkpoints(job_id)
+    assert 0 < stored.step < STEPS
+    assert shop.ended(shop.train(dataset_id, epochs=1)).state == JobState.SUCCEEDED
+    assert shop.job(job_id).state == JobState.PAUSED
+    shop.resume(job_id)
+    job = shop.ended(job_id)
+    assert (job.state, job.fence, job.losses, job.failures) == (JobState.SUCCEEDED, 2, 0, 0)
+    assert shop.said(job_id, "resumed")["step"] == stored.step
+    one, other = version(shop, undisturbed), version(shop, job_id)
+    assert (one.weights_sha256, one.batchnorm_digest) == (other.weights_sha256, other.batchnorm_digest)
+    assert one.metrics == other.metrics
+    assert [data["outcome"] for _, data in shop.events(job_id) if "outcome" in data] == ["pause", "success"]
+
+
+@sqlite_only
+def test_a_trainer_that_ignores_a_pause_is_killed_and_its_last_checkpoint_stays(shop: Workshop) -> None:
+    worker = shop.start(CANCEL_GRACE_SECONDS="0.3")
+    job_id = shop.endless(shop.ready_dataset())
+    shop.checkpoints(job_id)
+    trainer = worker.trainer()
+    os.kill(trainer, signal.SIGSTOP)
+    shop.pause(job_id)
+    job = shop.in_state(job_id, JobState.PAUSED)
+    assert (job.losses, job.failures) == (0, 0)
+    assert not alive({trainer})
+    newest = shop.checkpoints(job_id)[0]
+    shop.resume(job_id)
+    assert shop.said(job_id, "resumed")["step"] == newest.step
+
+
+@pytest.mark.parametrize("listens", [True, False], ids=["listens", "hangs"])
+@sqlite_only
+def test_a_cancel_comes_before_a_pause(shop: Workshop, listens: bool) -> None:
+    worker = shop.start(CANCEL_GRACE_SECONDS="60" if listens else "0.3")
+    job_id = shop.endless(shop.ready_dataset())
+    shop.checkpoints(job_id)
+    trainer = worker.trainer()
+    if not listens:
+        os.kill(trainer, signal.SIGSTOP)
+    with shop.db.write() as session:
+        jobs.request_pause(session, DEFAULT_PROJECT, job_id)
+        jobs.request_cancel(session, DEFAULT_PROJECT, job_id)
+    job = shop.ended(job_id)
+    assert (job.state, job.losses, job.failures) == (JobState.CANCELLED, 0, 0)
+    until(lambda: not alive({trainer}), "the end of the trainer")
+    until(lambda: not (shop.blobs.root / "jobs" / job_id).exists(), "its checkpoints to be removed")
+
+
+@sqlite_only
+def test_a_cancel_reaches_a_trainer_that_has_been_asked_to_pause(shop: Workshop) -> None:
+    worker = shop.start(CANCEL_GRACE_SECONDS="3")
+    job_id = shop.endless(shop.ready_dataset())
+    shop.said(job_id, "started")
+    trainer = worker.trainer()
+    os.kill(trainer, signal.SIGSTOP)
+    shop.pause(job_id)
+    before = shop.job(job_id).lease_until_ms or 0
+    until(lambda: (shop.job(job_id).lease_until_ms or 0) > before, "the heartbeat that tells of the pause")
+    shop.cancel(job_id)
+    os.kill(trainer, signal.SIGCONT)
+    assert shop.ended(job_id).state == JobState.CANCELLED
+    assert [data["outcome"] for _, data in shop.events(job_id) if "outcome" in data] == ["cancel"]
+
+
+@pytest.mark.parametrize("listens", [True, False], ids=["goes on", "hangs"])
+@sqlite_only
+def test_a_training_past_its_deadline_is_killed_and_a_retry_goes_on_from_its_checkpoint(
+    shop: Workshop, listens: bool
+) -> None:
+    worker = shop.start(CANCEL_GRACE_SECONDS="60")
+    job_id = shop.endless(warm(shop), max_seconds=4)
+    shop.checkpoints(job_id)
+    trainer = worker.trainer()
+    if not listens:
+        os.kill(trainer, signal.SIGSTOP)
+    job = shop.ended(job_id)
+    assert (job.state, job.reason, job.failures, job.losses) == (JobState.FAILED, "deadline_exceeded", 1, 0)
+    assert 3_900 <= (job.finished_ms or 0) - (job.started_ms or 0) < 9_000
+    assert not alive({trainer})
+    newest = shop.checkpoints(job_id)[0]
+    assert "at most 4 s (max_seconds). It took longer, and was ended. Retry" in (job.message or "")
+    assert f"from the checkpoint of step {newest.step}, with 4 s again" in (job.message or "")
+    shop.retry(job_id)
+    assert shop.said(job_id, "resumed")["step"] == newest.step
+    job = shop.ended(job_id)
+    assert (job.reason, job.fence, job.failures) == ("deadline_exceeded", 2, 1)
+    assert shop.checkpoints(job_id)[0].step > newest.step
+    assert shop.ended(shop.train(str(job.dataset_id), epochs=1, max_seconds=600)).state == JobState.SUCCEEDED
+
+
+@sqlite_only
+def test_a_deadline_before_the_first_checkpoint_says_that_there_is_none(shop: Workshop) -> None:
+    shop.start(CHECKPOINT_SECONDS="3600")
+    job = shop.ended(shop.endless(warm(shop), max_seconds=1))
+    assert (job.state, job.reason) == (JobState.FAILED, "deadline_exceeded")
+    assert "no checkpoint to go on from. Submit it anew with a larger max_seconds." in (job.message or "")
+
+
+@sqlite_only
+def test_a_pause_that_was_asked_for_before_the_deadline_stays_a_pause(shop: Workshop) -> None:
+    worker = shop.start(CANCEL_GRACE_SECONDS="60")
+    job_id = shop.endless(warm(shop), max_seconds=4)
+    shop.checkpoints(job_id)
+    os.kill(worker.trainer(), signal.SIGSTOP)
+    shop.pause(job_id)
+    assert shop.in_state(job_id, JobState.PAUSED).failures == 0
 
 
 @sqlite_only

@@ -182,7 +182,7 @@ class Workshop:
         assert self.ended(job_id).state == JobState.SUCCEEDED
         return dataset_id
 
-    def train(self, dataset_id: str, **training: Any) -> str:
+    def train(self, dataset_id: str, *, max_seconds: int | None = None, **training: Any) -> str:
         """Submit a training."""
         request = TrainRequest.model_validate(
             {"dataset": dataset_id, "model": "toy", "network": NETWORK, "training": {"batch_size": 10, **training}}
@@ -197,19 +197,28 @@ class Workshop:
                 kind="train",
                 lane=Lane.TRAIN,
                 devices=1,
-                request=resolved.request.model_dump(mode="json"),
+                request=resolved.request.model_dump(mode="json") | {"max_seconds": max_seconds},
                 model="toy",
                 dataset_id=dataset_id,
             )
             return jobs.submit(session, new).id
 
-    def endless(self, dataset_id: str) -> str:
+    def endless(self, dataset_id: str, *, max_seconds: int | None = None) -> str:
         """A training that no test waits for."""
-        return self.train(dataset_id, epochs=100_000)
+        return self.train(dataset_id, epochs=100_000, max_seconds=max_seconds)
 
     def job(self, job_id: str) -> JobRow:
         with self.db.read() as session:
             return jobs.get(session, DEFAULT_PROJECT, job_id)
+
+    def in_state(self, job_id: str, state: JobState) -> JobRow:
+        """The job once it has come to this state."""
+
+        def look() -> JobRow | None:
+            row = self.job(job_id)
+            return row if row.state == state else None
+
+        return until(look, f"{job_id} to be {state}")
 
     def ended(self, job_id: str) -> JobRow:
         """The job in its terminal state."""
@@ -266,6 +275,18 @@ class Workshop:
     def cancel(self, job_id: str) -> None:
         with self.db.write() as session:
             jobs.request_cancel(session, DEFAULT_PROJECT, job_id)
+
+    def pause(self, job_id: str) -> None:
+        with self.db.write() as session:
+            jobs.request_pause(session, DEFAULT_PROJECT, job_id)
+
+    def resume(self, job_id: str) -> None:
+        with self.db.write() as session:
+            jobs.resume(session, DEFAULT_PROJECT, job_id)
+
+    def retry(self, job_id: str) -> None:
+        with self.db.write() as session:
+            jobs.retry(session, DEFAULT_PROJECT, job_id)
 
 
 def _ingestion(dataset_id: str, options: dict[str, Any]) -> jobs.NewJob:

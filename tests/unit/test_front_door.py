@@ -78,6 +78,7 @@ def test_the_front_door_offers_exactly_this() -> None:
         "UnsupportedMediaType",
         "Version",
         "VersionNotFound",
+        "Worker",
         "WrongState",
         "__version__",
     ]

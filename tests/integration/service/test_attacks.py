@@ -64,6 +64,25 @@ def test_hostile_instance_is_refused_in_little_memory(service: Service, flat: No
     assert peak < 100_000_000
 
 
+IDS = ["job_nothing", "%00", "..%2f..%2fdatasets", "job_%27%20OR%201=1--", "%F0%9F%92%A5", "%ff", "a" * 5_000, "*", "-"]
+
+
+@pytest.mark.parametrize("job", IDS, ids=[each[:20] for each in IDS])
+@pytest.mark.parametrize("verb", ["cancel", "pause", "resume", "retry"])
+def test_hostile_id_of_a_job_is_a_short_4xx(service: Service, job: str, verb: str) -> None:
+    answer = service.http.post(f"/v1/jobs/{job}/{verb}", content=b'{"state": "succeeded"}')
+    assert answer.status_code in (404, 422), answer.text[:300]
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert len(answer.content) < 20_000
+
+
+@pytest.mark.parametrize("verb", ["pause", "resume", "retry"])
+def test_foreign_page_changes_no_job(service: Service, verb: str) -> None:
+    answer = service.http.post(f"/v1/jobs/job_1/{verb}", headers={"Origin": "https://evil.example"})
+    assert (answer.status_code, answer.json()["code"]) == (403, "foreign_origin")
+    assert service.http.get(f"/v1/jobs/job_1/{verb}").status_code == 405
+
+
 @pytest.mark.parametrize("origin", ["http://[", "null", "https://evil.example", "http://127.0.0.1:1"])
 def test_origin_that_is_not_the_service_is_refused(service: Service, origin: str) -> None:
     answer = service.http.get("/v1/jobs", headers={"Origin": origin})

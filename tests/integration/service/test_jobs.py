@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 
+from gammabeta import Client
 from gammabeta.schemas.jobs import Lane
 from gammabeta.store import events, jobs
 from gammabeta.store.events import MetricRow
+from gammabeta.store.tables import DEFAULT_PROJECT
 from tests.integration.service.conftest import Service, eventually
 
 TRAINING = {"epochs": 2, "batch_size": 4, "validation_fraction": 0}
@@ -119,7 +122,6 @@ def test_a_wrong_request_names_its_field_in_both_ways(service: Service, changes:
     "changes",
     [
         {"kind": "compare"},
-        {"max_seconds": 5},
         {"init_from": {"model": "a", "version": "1"}},
         {"training": {"class_weights": "balanced"}},
     ],
@@ -234,6 +236,168 @@ def test_a_running_job_is_cancelling_until_its_worker_stops(service: Service) ->
     assert service.http.get(f"/v1/jobs/{job}").json()["status"] == "cancelled"
 
 
+def ask(service: Service, job: str, verb: str) -> httpx.Response:
+    return service.http.post(f"/v1/jobs/{job}/{verb}")
+
+
+def types(service: Service, job: str) -> list[str]:
+    return [event["type"] for event in service.http.get(f"/v1/jobs/{job}/events").json()["data"]]
+
+
+def test_a_running_job_is_paused_once_its_worker_has_stopped_it(service: Service) -> None:
+    job = submit(service).json()["id"]
+    held = claim(service, job)
+    asked = [ask(service, job, "pause") for _ in range(2)]
+    assert [(each.status_code, each.json()["status"]) for each in asked] == [(202, "running")] * 2
+    with service.shelf.database.write() as session:
+        flags = jobs.heartbeat(session, **held, ttl_ms=60_000)
+        assert flags is not None
+        assert flags.pause_requested
+        jobs.stop(session, **held, outcome=jobs.Outcome.PAUSE)
+    shown = service.http.get(f"/v1/jobs/{job}").json()
+    assert (shown["status"], shown["error"], shown["finished_at"]) == ("paused", None, None)
+    assert job in [each["id"] for each in service.http.get("/v1/jobs?status=paused").json()["data"]]
+    assert types(service, job) == ["submitted", "claimed", "pause_requested", "paused"]
+
+
+def test_a_paused_job_is_resumed_in_its_old_place(service: Service) -> None:
+    job, later = paused(service), submit(service).json()["id"]
+    answer = ask(service, job, "resume")
+    assert (answer.status_code, answer.json()["status"]) == (202, "retrying")
+    assert answer.json()["queue_position"] < service.http.get(f"/v1/jobs/{later}").json()["queue_position"]
+    assert claim(service, job)["fence"] == 2
+
+
+def test_a_paused_job_can_be_cancelled(service: Service) -> None:
+    assert ask(service, paused(service), "cancel").json()["status"] == "cancelled"
+
+
+@pytest.mark.parametrize("end", ["failed", "cancelled"])
+def test_an_ended_job_is_retried_and_shows_no_error(service: Service, end: str) -> None:
+    job = {"failed": failed, "cancelled": cancelled}[end](service)
+    answer = ask(service, job, "retry")
+    assert (answer.status_code, answer.json()["error"], answer.json()["finished_at"]) == (202, None, None)
+    assert answer.json()["status"] in ("queued", "retrying")
+    assert types(service, job)[-1] == "retry_requested"
+    assert claim(service, job)["job_id"] == job
+
+
+def cancel(service: Service, job: str) -> None:
+    assert ask(service, job, "cancel").status_code == 202
+
+
+def queued(service: Service) -> str:
+    return str(submit(service).json()["id"])
+
+
+def running(service: Service) -> str:
+    return str(claim(service, queued(service))["job_id"])
+
+
+def paused(service: Service) -> str:
+    held = claim(service, queued(service))
+    ask(service, held["job_id"], "pause")
+    with service.shelf.database.write() as session:
+        jobs.stop(session, **held, outcome=jobs.Outcome.PAUSE)
+    return str(held["job_id"])
+
+
+def failed(service: Service) -> str:
+    held = claim(service, queued(service))
+    fail(service, held)
+    return str(held["job_id"])
+
+
+def cancelled(service: Service) -> str:
+    job = queued(service)
+    ask(service, job, "cancel")
+    return job
+
+
+def succeeded(service: Service) -> str:
+    service.shelf.version("published")
+    return str(service.http.get("/v1/jobs?status=succeeded&limit=1").json()["data"][0]["id"])
+
+
+STATES: dict[str, tuple[Callable[[Service], str], set[str]]] = {
+    "queued": (queued, set()),
+    "running": (running, {"pause"}),
+    "paused": (paused, {"resume"}),
+    "failed": (failed, {"retry"}),
+    "cancelled": (cancelled, {"retry"}),
+    "succeeded": (succeeded, set()),
+}
+
+
+@pytest.mark.parametrize(
+    ("state", "verb"),
+    [
+        (state, verb)
+        for state, (_, legal) in STATES.items()
+        for verb in ("pause", "resume", "retry")
+        if verb not in legal
+    ],
+)
+def test_what_the_state_forbids_is_a_conflict_that_names_it_and_changes_nothing(
+    service: Service, state: str, verb: str
+) -> None:
+    job = STATES[state][0](service)
+    before = service.http.get(f"/v1/jobs/{job}").json(), types(service, job)
+    answer = ask(service, job, verb)
+    assert (answer.status_code, answer.json()["code"]) == (409, "wrong_state")
+    assert f"To {verb} a job" in answer.json()["detail"]
+    assert f"This one is {state}" in answer.json()["detail"]
+    assert (service.http.get(f"/v1/jobs/{job}").json(), types(service, job)) == before
+
+
+@pytest.mark.parametrize(("state", "verb"), [("paused", "resume"), ("failed", "retry"), ("cancelled", "retry")])
+def test_asking_again_is_refused_by_the_new_state_and_does_nothing_twice(
+    service: Service, state: str, verb: str
+) -> None:
+    job = STATES[state][0](service)
+    assert [ask(service, job, verb).status_code for _ in range(2)] == [202, 409]
+    assert types(service, job).count(f"{verb}_requested") == 1
+
+
+def test_many_who_resume_at_once_queue_it_once(service: Service) -> None:
+    job, codes = paused(service), []
+    threads = [threading.Thread(target=lambda: codes.append(ask(service, job, "resume").status_code)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(codes) == [202] + [409] * 7
+    assert types(service, job).count("resume_requested") == 1
+
+
+def test_whoever_cannot_pause_a_queued_job_is_told_to_cancel_it(service: Service) -> None:
+    assert "cancel it" in ask(service, queued(service), "pause").json()["detail"]
+
+
+def test_an_ingestion_is_not_retried_without_its_file(service: Service) -> None:
+    service.http.post("/v1/datasets?name=half&format=npz", content=b"x")
+    ingestion = service.http.get("/v1/jobs?kind=ingest&limit=1").json()["data"][0]["id"]
+    ask(service, ingestion, "cancel")
+    answer = ask(service, ingestion, "retry")
+    assert (answer.status_code, answer.json()["code"]) == (409, "wrong_state")
+    assert "Upload it again" in answer.json()["detail"]
+
+
+def test_a_limit_of_seconds_is_kept_with_the_request(service: Service) -> None:
+    job = submit(service, max_seconds=3600).json()
+    assert job["request"]["max_seconds"] == 3600
+    assert submit(service).json()["request"]["max_seconds"] is None
+    assert service.http.post("/v1/jobs?dry_run=true", json=body(max_seconds=5)).json()["request"]["max_seconds"] == 5
+    with service.shelf.database.write() as session:
+        assert jobs.get(session, DEFAULT_PROJECT, job["id"]).request["max_seconds"] == 3600
+
+
+@pytest.mark.parametrize("value", [0, -1, 30 * 86_400 + 1, 1.5, "60", True, []])
+def test_a_limit_of_seconds_is_a_whole_number_up_to_30_days(service: Service, value: Any) -> None:
+    answer = submit(service, max_seconds=value)
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "max_seconds")
+
+
 def test_a_failed_job_says_why(service: Service) -> None:
     job = submit(service).json()["id"]
     fail(service, claim(service, job))
@@ -317,6 +481,28 @@ def test_a_stream_that_broke_goes_on_without_a_gap(service: Service) -> None:
     listed = service.http.get(f"/v1/jobs/{job}/events?limit=1000").json()["data"]
     assert seen == [(event["id"], event["type"]) for event in listed]
     assert len(seen) == 43
+
+
+def test_the_stream_of_a_retried_job_goes_on_behind_its_earlier_end(service: Service) -> None:
+    job = failed(service)
+    ask(service, job, "retry")
+    seen: list[tuple[int, str]] = []
+    thread = threading.Thread(target=follow, args=(service, job, seen))
+    thread.start()
+    eventually(lambda: len(seen) >= 4)
+    fail(service, claim(service, job))
+    thread.join(10)
+    assert not thread.is_alive()
+    assert [type for _, type in seen] == ["submitted", "claimed", "failed", "retry_requested", "claimed", "failed"]
+
+
+@pytest.mark.parametrize("end_again", [lambda service, job: fail(service, claim(service, job)), cancel])
+def test_the_client_follows_a_retried_job_to_its_last_end(service: Service, end_again: Callable[..., None]) -> None:
+    job = failed(service)
+    ask(service, job, "retry")
+    end_again(service, job)
+    with Client(service.url) as client:
+        assert [event.type for event in client.jobs.get(job).events()] == types(service, job)
 
 
 def test_the_stream_of_an_ended_job_is_its_whole_history(service: Service) -> None:

@@ -134,6 +134,57 @@ def test_lists_are_json_for_programs(
     assert run(command, "--json") == listed
 
 
+@pytest.mark.parametrize(
+    ("verb", "after", "words"),
+    [
+        ("cancel", "cancelling", "job_1 is cancelling."),
+        ("pause", "running", "gammabeta jobs resume job_1"),
+        ("resume", "retrying", "job_1 is retrying."),
+        ("retry", "retrying", "job_1 is retrying."),
+    ],
+)
+def test_what_is_asked_of_a_job_says_how_it_is(
+    run: Run, service: FakeService, verb: str, after: str, words: str
+) -> None:
+    service.on("POST", f"/v1/jobs/job_1/{verb}", ok(job(after), 202))
+    ran = run("jobs", verb, "job_1")
+    assert (ran.code, ran.out) == (0, "")
+    assert words in ran.err
+
+
+@pytest.mark.parametrize("verb", ["cancel", "pause", "resume", "retry"])
+def test_what_the_state_forbids_is_one_line_and_exit_code_one(run: Run, service: FakeService, verb: str) -> None:
+    service.on("POST", f"/v1/jobs/job_1/{verb}", problem(409, "wrong_state", "This one is succeeded."))
+    ran = run("jobs", verb, "job_1")
+    assert (ran.code, ran.out, ran.err) == (1, "", "This one is succeeded.\n")
+
+
+WORKER = {
+    "id": "box-1-abc",
+    "hostname": "box",
+    "pid": 1,
+    "slots": [{"name": "train-0", "device": "cuda:0", "job": "job_1"}, {"name": "light", "device": "cpu"}],
+    "started_at": TIME,
+    "last_heartbeat": TIME,
+    "silent": False,
+}
+
+
+def test_workers_are_listed_with_what_they_run(run: Run, service: FakeService) -> None:
+    service.on("GET", "/v1/workers", page(WORKER, {**WORKER, "id": "box-2-def", "silent": True}))
+    lines = run("workers").out.splitlines()
+    assert [line.split() for line in lines if "train-0" in line] == [["train-0", "cuda:0", "job_1"]] * 2
+    assert [line for line in lines if "last heard of 2026-01-02 03:04:05 UTC" in line and "silent" in line] == [
+        lines[lines.index("box-2-def") + 1]
+    ]
+    assert json.loads(run("workers", "--json").out)[0]["slots"][0]["job"] == "job_1"
+
+
+def test_without_a_worker_it_is_said_that_jobs_wait(run: Run, service: FakeService) -> None:
+    service.on("GET", "/v1/workers", page())
+    assert "jobs wait" in run("workers").out
+
+
 def test_an_option_of_the_list_is_never_lost_before_another_command(run: Run) -> None:
     assert run("jobs", "--json", "show", "job_1").code == 2
 

@@ -134,10 +134,11 @@ def test_specs_survive_the_way_over_the_wire(service: FakeService, network: Any)
         model="digits",
         network=network,
         training=gammabeta.TrainingSpec(optimizer=gammabeta.SGD(momentum=0.9), schedule=gammabeta.CosineSchedule()),
+        max_seconds=60,
     )
     client = service.client()
     client.jobs.submit(request)
-    client.train("digits", "digits", network=network, training=request.training)
+    client.train("digits", "digits", network=network, training=request.training, max_seconds=60)
     for sent in service.requests:
         assert gammabeta.TrainRequest.model_validate_json(sent.content) == request
 
@@ -147,6 +148,16 @@ def test_layers_may_be_a_plain_list(service: FakeService) -> None:
     service.client().train("digits", "digits", network=[gammabeta.Dense(units=3), {"type": "flatten"}])
     sent = orjson.loads(service.requests[0].content)
     assert [layer["type"] for layer in sent["network"]["layers"]] == ["dense", "flatten"]
+
+
+def test_workers_come_with_their_slots(service: FakeService) -> None:
+    slots = [{"name": "train-0", "device": "cpu", "job": "job_1"}, {"name": "light", "device": "cpu"}]
+    times = {"started_at": TIME, "last_heartbeat": TIME}
+    service.on(
+        "GET", "/v1/workers", page({"id": "w", "hostname": "box", "pid": 1, "slots": slots, "silent": True, **times})
+    )
+    (worker,) = service.client().workers()
+    assert (worker.id, worker.silent, [slot.job for slot in worker.slots]) == ("w", True, ["job_1", None])
 
 
 def test_a_dry_run_creates_nothing(service: FakeService) -> None:

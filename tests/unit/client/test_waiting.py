@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from gammabeta.client import progress
-from gammabeta.errors import JobFailed, ServiceFault, ServiceUnreachable
+from gammabeta.errors import JobFailed, ServiceFault, ServiceUnreachable, WrongState
 from gammabeta.schemas.jobs import Job
 from tests.unit.client.fake_service import TIME, FakeService, job, ok, problem
 
@@ -15,8 +15,8 @@ PATH = "/v1/jobs/job_1"
 GONE = httpx.ConnectError("refused")
 
 
-def event(number: int, kind: str) -> str:
-    body = f'{{"id": {number}, "job": "job_1", "type": "{kind}", "attempt": 1, "created_at": "{TIME}"}}'
+def event(number: int, kind: str, *, at: str = TIME) -> str:
+    body = f'{{"id": {number}, "job": "job_1", "type": "{kind}", "attempt": 1, "created_at": "{at}"}}'
     return f"id: {number}\nevent: {kind}\ndata: {body}\n\n"
 
 
@@ -70,6 +70,30 @@ def test_cancel_gives_the_state_after_it(service: FakeService) -> None:
     assert service.client().jobs.get("job_1").cancel().status == "cancelling"
 
 
+@pytest.mark.parametrize(("verb", "after"), [("pause", "running"), ("resume", "retrying"), ("retry", "retrying")])
+def test_what_is_asked_of_a_job_gives_the_state_after_it(service: FakeService, verb: str, after: str) -> None:
+    service.on("GET", PATH, ok(job("paused")))
+    service.on("POST", f"{PATH}/{verb}", GONE, ok(job(after), 202))
+    client = service.client()
+    handle = client.jobs.get("job_1")
+    assert getattr(handle, verb)() == handle.job
+    assert handle.job.status == getattr(client.jobs, verb)("job_1").status == after
+
+
+def test_what_the_state_forbids_is_raised(service: FakeService) -> None:
+    service.on("GET", PATH, ok(job("succeeded")))
+    service.on("POST", f"{PATH}/retry", problem(409, "wrong_state", "This one is succeeded."))
+    handle = service.client().jobs.get("job_1")
+    with pytest.raises(WrongState, match="This one is succeeded"):
+        handle.retry()
+    assert handle.job.status == "succeeded"
+
+
+def test_wait_goes_on_over_a_pause(service: FakeService) -> None:
+    service.on("GET", PATH, ok(job()), ok(job("paused")), ok(job("paused")), ok(job("running")), ok(job("succeeded")))
+    assert service.client().jobs.get("job_1").wait().status == "succeeded"
+
+
 def test_events_go_on_without_a_gap_where_the_connection_broke(service: FakeService) -> None:
     service.on("GET", PATH, ok(job()), ok(job()), ok(job()), ok(job("succeeded")))
     service.on(
@@ -89,6 +113,15 @@ def test_events_of_a_finished_job_end(service: FakeService) -> None:
     service.on("GET", PATH, ok(job("succeeded")))
     service.on("GET", f"{PATH}/events", stream(event(1, "submitted")))
     assert [each.id for each in service.client().jobs.get("job_1").events()] == [1]
+
+
+def test_events_of_a_retried_job_go_on_behind_its_earlier_end(service: FakeService) -> None:
+    later = "2026-01-02T03:04:06Z"
+    ended = ok(job("cancelled", finished_at=later))
+    service.on("GET", PATH, ok(job("cancelling")), ok(job("cancelling")), ended)
+    history = [event(1, "failed"), event(2, "retry_requested"), event(3, "cancelled", at=later)]
+    service.on("GET", f"{PATH}/events", stream(*history, event(4, "never")))
+    assert [each.id for each in service.client().jobs.get("job_1").events()] == [1, 2, 3]
 
 
 def test_an_event_that_is_none_is_a_fault(service: FakeService) -> None:

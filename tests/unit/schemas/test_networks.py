@@ -188,7 +188,6 @@ NOT_YET: list[tuple[dict[str, Any], str]] = [
     ({"training": {"recalibrate": True}}, "training.recalibrate"),
     ({"training": {"class_weights": "balanced"}}, "training.class_weights"),
     ({"kind": "evaluate"}, "kind"),
-    ({"max_seconds": 60}, "max_seconds"),
     ({"init_from": {"model": "a", "version": "1"}}, "init_from"),
 ]
 

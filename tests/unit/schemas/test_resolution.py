@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from gammabeta.schemas.jobs import ResolvedTrainRequest
 from gammabeta.schemas.resolution import dry_run, input_shape, plan_of, plan_stored, steps_of, validation_rows
 from tests.unit.schemas.manifests import images, manifest, refusal, resolved
 
@@ -46,6 +47,14 @@ def test_resolved_request_plans_to_the_same_network_in_the_trainer() -> None:
     data = manifest()
     got = resolved(data)
     assert plan_of(got.request, data) == (got.plan, got.task)
+
+
+def test_limit_of_seconds_is_resolved_and_a_request_stored_without_one_is_read() -> None:
+    data = manifest()
+    assert resolved(data, max_seconds=60).request.max_seconds == 60
+    stored = resolved(data).request.model_dump(mode="json")
+    del stored["max_seconds"]
+    assert ResolvedTrainRequest.model_validate(stored) == resolved(data).request
 
 
 def test_stored_network_plans_to_the_same_without_the_data() -> None:

@@ -26,9 +26,9 @@ def test_allowed_hosts_come_from_one_variable(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_service_and_worker_share_no_variable_but_those_of_the_store() -> None:
-    """`gammabeta up` starts both in one environment."""
+    """`gammabeta up` starts both in one environment. What they do share means the same in both."""
     shared = ServiceSettings.model_fields.keys() & WorkerSettings.model_fields.keys()
-    assert shared == StoreSettings.model_fields.keys() | {"log_level"}
+    assert shared == StoreSettings.model_fields.keys() | {"log_level", "lease_seconds"}
 
 
 def test_every_setting_says_what_it_is() -> None:
