@@ -398,8 +398,8 @@ def resume(session: Session, project_id: str, job_id: str) -> JobRow:
 
 
 def retry(session: Session, project_id: str, job_id: str) -> JobRow:
-    """Queue a failed or cancelled job again with its counters at 0; its fence stays. It starts from the beginning, since
-    checkpoints go when a job ends, but for those of a job that ran too long. What it had come to is forgotten."""
+    """Queue a failed or cancelled job again with its counters at 0; its fence stays. It starts from the beginning,
+    since checkpoints go when a job ends, but for those of a job that ran too long. Its progress and warnings go."""
     before = _locked(session, project_id, job_id, "retry", (JobState.FAILED, JobState.CANCELLED))
     if before.kind == INGEST:
         raise WrongState("The uploaded file is gone. Upload it again instead of retrying its ingestion.")
