@@ -53,7 +53,7 @@ def check(run: Run, state: BatchNormState) -> None:
 
 
 def _trained(run: Run, state: BatchNormState) -> list[LayerState]:
-    trained = {layer.name for layer in run.plan.layers if isinstance(layer.spec, BatchNorm) and layer.spec.trainable}
+    trained = {norm.spec.name for norm in run.norms}
     return [layer for layer in state.layers if layer.name in trained]
 
 

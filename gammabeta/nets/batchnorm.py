@@ -60,7 +60,7 @@ class BatchNorm(nn.Module):
     ) -> None:
         super().__init__()
         spec = settled(spec, shape)
-        self.spec, self.seed = spec, seed
+        self.spec = spec
         self.channels, self.parameter_shape = channels_of(spec, shape), parameter_shape(spec, shape)
         self.steps = 0
         """Training batches seen: a number of Python's, since a tensor would cost an addition for each batch."""

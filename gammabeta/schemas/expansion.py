@@ -70,14 +70,13 @@ def _mlp(preset: MlpPreset, *, flat: bool) -> Iterator[AnyLayer]:
 
 def _cnn(preset: CnnPreset) -> Iterator[AnyLayer]:
     for index, filters in enumerate(preset.filters):
-        norm, before = _norm_of(preset, index)
+        norm, before = preset.norm_at(index)
         yield Conv2D(
             filters=filters,
             kernel_size=preset.kernel_size,
             padding="same",
             use_bias=not _makes_bias_redundant(norm, before=before),
-            kernel_initializer=preset.kernel_initializer,
-            kernel_regularizer=preset.kernel_regularizer,
+            **preset.kernel,
         )
         yield from _activated(preset, norm, before=before)
         yield MaxPool()
@@ -87,27 +86,17 @@ def _cnn(preset: CnnPreset) -> Iterator[AnyLayer]:
 
 def _head(preset: WithHiddenLayers, hidden: tuple[int, ...], *, first: int = 0) -> Iterator[AnyLayer]:
     """Hidden dense layers and the output; `first` counts the batch norms before them."""
-    kernel = {"kernel_initializer": preset.kernel_initializer, "kernel_regularizer": preset.kernel_regularizer}
     for index, units in enumerate(hidden, start=first):
-        norm, before = _norm_of(preset, index)
-        yield Dense(units=units, use_bias=not _makes_bias_redundant(norm, before=before), **kernel)
+        norm, before = preset.norm_at(index)
+        yield Dense(units=units, use_bias=not _makes_bias_redundant(norm, before=before), **preset.kernel)
         yield from _activated(preset, norm, before=before)
         if preset.dropout:
             yield Dropout(rate=preset.dropout)
-    yield Dense(units="classes", **kernel)
-
-
-def _norm_of(preset: Preset, index: int) -> tuple[BatchNorm | None, bool]:
-    """The batch norm of a hidden layer, and whether it comes before the activation."""
-    choice = preset.batch_norm
-    if isinstance(choice, BatchNormOptions):
-        return choice.layer, choice.placement == "before_activation"
-    placement = choice if isinstance(choice, str) else choice[index]
-    return (None if placement == "none" else BatchNorm()), placement == "before_activation"
+    yield Dense(units="classes", **preset.kernel)
 
 
 def _makes_bias_redundant(norm: BatchNorm | None, *, before: bool) -> bool:
-    return norm is not None and before and norm.center and norm.trainable
+    return norm is not None and before and norm.makes_bias_redundant
 
 
 def _activated(preset: Preset, norm: BatchNorm | None, *, before: bool) -> Iterator[AnyLayer]:

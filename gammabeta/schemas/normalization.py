@@ -150,6 +150,11 @@ class BatchNorm(Layer):
         return "unbiased" if self.fused else "biased"
 
     @property
+    def makes_bias_redundant(self) -> bool:
+        """Whether a trained beta does the work of a bias right before this layer."""
+        return self.center and self.trainable
+
+    @property
     def never_fused(self) -> tuple[str, ...]:
         """The arguments given that Keras 2's fused kernel cannot do."""
         given: dict[str, Any] = {

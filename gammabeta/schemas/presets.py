@@ -69,6 +69,19 @@ class Preset(Request):
     kernel_regularizer: Regularizer | None = None
     """Of every kernel."""
 
+    @property
+    def kernel(self) -> dict[str, Any]:
+        """The arguments that every kernel takes from here."""
+        return {"kernel_initializer": self.kernel_initializer, "kernel_regularizer": self.kernel_regularizer}
+
+    def norm_at(self, index: int) -> tuple[BatchNorm | None, bool]:
+        """The batch norm of a hidden layer, and whether it comes before the activation."""
+        choice = self.batch_norm
+        if isinstance(choice, BatchNormOptions):
+            return choice.layer, choice.placement == "before_activation"
+        placement = choice if isinstance(choice, str) else choice[index]
+        return (None if placement == "none" else BatchNorm()), placement == "before_activation"
+
 
 class WithHiddenLayers(Preset):
     """Presets that end in dense layers."""
@@ -122,11 +135,11 @@ class ResnetPreset(Preset):
         if placement not in ("before_activation", "none"):
             raise wrong("batch_norm", 'of resnet must be "before_activation", "none" or an object with arguments')
         if self.zero_init_residual:
-            self._check_gamma(choice.layer if isinstance(choice, BatchNormOptions) else BatchNorm(), placement)
+            self._check_gamma(self.norm_at(0)[0])
         return self
 
-    def _check_gamma(self, norm: BatchNorm, placement: object) -> None:
-        if placement == "none" or not norm.scale:
+    def _check_gamma(self, norm: BatchNorm | None) -> None:
+        if norm is None or not norm.scale:
             raise wrong("zero_init_residual", "needs a batch norm with gamma")
         if not norm.trainable:
             raise wrong(

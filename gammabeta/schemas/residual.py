@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from gammabeta.schemas.initializers import Initializer
 from gammabeta.schemas.layers import INPUT, Activation, Add, Conv2D, Dense, GlobalAveragePool, MaxPool
 from gammabeta.schemas.networks import AnyLayer
-from gammabeta.schemas.normalization import BatchNorm
-from gammabeta.schemas.presets import BatchNormOptions, ResnetPreset
+from gammabeta.schemas.presets import ResnetPreset
 
 
 @dataclass(frozen=True)
@@ -62,12 +61,7 @@ def resnet(preset: ResnetPreset) -> Iterator[AnyLayer]:
             yield from write.block(name, before, filters, stride, projected=projected, bottleneck=stages.bottleneck)
             before, channels = f"{name}_activation", given
     yield GlobalAveragePool(name="pool")
-    yield Dense(
-        name="output",
-        units="classes",
-        kernel_initializer=preset.kernel_initializer,
-        kernel_regularizer=preset.kernel_regularizer,
-    )
+    yield Dense(name="output", units="classes", **preset.kernel)
 
 
 class Writer:
@@ -75,9 +69,7 @@ class Writer:
 
     def __init__(self, preset: ResnetPreset) -> None:
         self.preset = preset
-        choice = preset.batch_norm
-        plain = None if choice == "none" else BatchNorm()
-        self.norm = choice.layer if isinstance(choice, BatchNormOptions) else plain
+        self.norm, _ = preset.norm_at(0)
 
     def block(
         self, name: str, before: str, filters: int, stride: int, *, projected: bool, bottleneck: bool
@@ -116,9 +108,8 @@ class Writer:
             kernel_size=kernel,
             strides=stride,
             padding="same",
-            use_bias=self.norm is None or not (self.norm.center and self.norm.trainable),
-            kernel_initializer=self.preset.kernel_initializer,
-            kernel_regularizer=self.preset.kernel_regularizer,
+            use_bias=self.norm is None or not self.norm.makes_bias_redundant,
+            **self.preset.kernel,
         )
         if self.norm is not None:
             zero = {"gamma_initializer": Initializer(name="zeros")}
