@@ -13,9 +13,11 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 OURS = ("gammabeta", "service", "worker")
 
-GROUND = {"gammabeta.errors", "gammabeta.logs"}
+GROUND = {"gammabeta.errors", "gammabeta.failpoints", "gammabeta.files", "gammabeta.logs"}
 ALLOWED = {
     "gammabeta.errors": set(),
+    "gammabeta.failpoints": set(),
+    "gammabeta.files": {"gammabeta.errors", "gammabeta.failpoints"},
     "gammabeta.logs": set(),
     "gammabeta.schemas": GROUND,
     "gammabeta.store": {"gammabeta.schemas", *GROUND},

@@ -11,12 +11,13 @@ from pydantic import ValidationError
 
 from gammabeta import logs
 from gammabeta.errors import GammabetaError
+from worker.children import Children
 from worker.settings import WorkerSettings, forget_environment
 from worker.supervisor import Supervisor
 
 
-def main() -> int:
-    """The exit status."""
+def main(children: Children | None = None) -> int:
+    """The exit status. `children`: how to start them, where it is not as usual."""
     try:
         settings = WorkerSettings()
     except ValidationError as error:
@@ -25,7 +26,7 @@ def main() -> int:
     forget_environment()
     logs.set_up(level=settings.log_level)
     try:
-        supervisor = Supervisor(settings)
+        supervisor = Supervisor(settings, children or Children())
         _handle_signals(supervisor)
         supervisor.run()
     except (GammabetaError, ValueError) as error:

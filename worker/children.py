@@ -118,21 +118,22 @@ def _kill(pid: int) -> None:
 
 class Children:
     """Starts children. Made, and `warm` called, in the main thread: children die with the *thread* that started
-    them, or that started their forkserver."""
+    them, or that started their forkserver. `trainer` and `preload`: modules to take instead of the real ones."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, trainer: str = TRAINER, preload: str = PRELOAD) -> None:
+        self._trainer, self._preload = trainer, preload
         self._lock = threading.Lock()
         self._forking = multiprocessing.get_context("forkserver")
         self._spawning = multiprocessing.get_context("spawn")
 
     def warm(self) -> None:
         """Start the forkserver now, so that torch is loaded before the first job comes."""
-        self._forking.set_forkserver_preload([PRELOAD])
+        self._forking.set_forkserver_preload([self._preload])
         forkserver.ensure_running()
 
     def trainer(self, device: str) -> Child:
         """CUDA does not survive a fork, so that a trainer on a GPU starts from nothing."""
-        return self._start(self._forking if device == "cpu" else self._spawning, TRAINER)
+        return self._start(self._forking if device == "cpu" else self._spawning, self._trainer)
 
     def ingestion(self) -> Child:
         """Reads a file; without torch."""

@@ -44,13 +44,13 @@ SWEEP_SECONDS = 600
 class Supervisor:
     """One worker program. `run` in the main thread; `drain` from anywhere."""
 
-    def __init__(self, settings: WorkerSettings) -> None:
+    def __init__(self, settings: WorkerSettings, children: Children) -> None:
         self.settings = settings
         self.id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self.draining = threading.Event()
         self._db = Database(settings.resolved_database_url)
         self._blobs = open_blobs(settings.resolved_blobs)
-        self._children = Children()
+        self._children = children
         self._reaper = Reaper(self._db, settings)
 
     def drain(self) -> None:

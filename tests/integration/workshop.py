@@ -26,6 +26,7 @@ from tests.trainings import NETWORK, blobs
 from tests.unit.ingestion.conftest import npz
 
 T = TypeVar("T")
+ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 60
 SECRET = "a-password-that-no-child-may-see"
 FAST = {
@@ -38,6 +39,10 @@ FAST = {
     "CHECKPOINT_SECONDS": "0.2",
     "CPU_RANKS": "1",
 }
+
+
+def _chosen(settings: dict[str, str]) -> dict[str, str]:
+    return {f"GAMMABETA_{name}": value for name, value in (FAST | settings).items()}
 
 
 def until(condition: Callable[[], T | None], what: str, *, seconds: float = PATIENCE) -> T:
@@ -53,11 +58,11 @@ def until(condition: Callable[[], T | None], what: str, *, seconds: float = PATI
 class Worker:
     """A running `python -P -m worker`."""
 
-    def __init__(self, environment: dict[str, str], log: Path) -> None:
+    def __init__(self, environment: dict[str, str], log: Path, *, module: str = "worker") -> None:
         self._log = log
         with log.open("ab") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "worker"], env=environment, stderr=errors, start_new_session=True
+                [sys.executable, "-P", "-m", module], env=environment, stderr=errors, start_new_session=True
             )
 
     @property
@@ -133,8 +138,16 @@ class Workshop:
 
     def start(self, **settings: str) -> Worker:
         """A worker under the fast profile; settings without their prefix."""
-        chosen = {f"GAMMABETA_{name}": value for name, value in (FAST | settings).items()}
-        worker = Worker(self._environment | chosen, self.home / "worker.log")
+        return self._start(self._environment | _chosen(settings), "worker")
+
+    def start_rigged(self, fault: str | None = None, **settings: str) -> Worker:
+        """A worker whose supervisor does `fault`, and whose trainers do what their jobs' metadata say; see
+        `tests.faults.sabotage`."""
+        environment = self._environment | _chosen(settings) | ({} if fault is None else {"FAULT": fault})
+        return self._start(environment | {"PYTHONPATH": str(ROOT)}, "tests.faults.worker")
+
+    def _start(self, environment: dict[str, str], module: str) -> Worker:
+        worker = Worker(environment, self.home / "worker.log", module=module)
         self._workers.append(worker)
         return worker
 
@@ -182,10 +195,24 @@ class Workshop:
         assert self.ended(job_id).state == JobState.SUCCEEDED
         return dataset_id
 
-    def train(self, dataset_id: str, *, max_seconds: int | None = None, **training: Any) -> str:
+    def train(
+        self,
+        dataset_id: str,
+        *,
+        model: str = "toy",
+        max_seconds: int | None = None,
+        metadata: dict[str, str] | None = None,
+        **training: Any,
+    ) -> str:
         """Submit a training."""
         request = TrainRequest.model_validate(
-            {"dataset": dataset_id, "model": "toy", "network": NETWORK, "training": {"batch_size": 10, **training}}
+            {
+                "dataset": dataset_id,
+                "model": model,
+                "network": NETWORK,
+                "training": {"batch_size": 10, **training},
+                "metadata": metadata or {},
+            }
         )
         with self.db.write() as session:
             manifest = datasets.manifest(datasets.get(session, DEFAULT_PROJECT, dataset_id))
@@ -198,7 +225,7 @@ class Workshop:
                 lane=Lane.TRAIN,
                 devices=1,
                 request=resolved.request.model_dump(mode="json") | {"max_seconds": max_seconds},
-                model="toy",
+                model=model,
                 dataset_id=dataset_id,
             )
             return jobs.submit(session, new).id

@@ -1,0 +1,81 @@
+"""Everything that may die does, many times over; what was promised is counted, and written into docs/reliability.md.
+
+    scripts/bench faults                     all of the table: about two hours
+    scripts/bench faults T1 T4 --quick       two rows of it, a few times each
+    scripts/bench faults T12 --n 3 --seed 1 --database postgresql
+
+Prints a row as soon as it is there. A row that ran in full is kept in docs/reliability.json, from which the table of
+docs/reliability.md is written; one of fewer times is printed only. A broken promise ends the command with 1. The
+scenarios are in `tests/faults/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from contextlib import ExitStack
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from random import Random
+from time import perf_counter
+
+from bench import reliability
+from bench.reliability import Kept
+from tests.faults.matrix import MATRIX
+from tests.faults.rig import Place, Scenario
+from tests.integration.databases import KINDS, Databases
+from tests.postgres import running_cluster
+
+SEED = 20_261_121
+
+
+def main() -> None:
+    """Run, print, keep."""
+    options = _options()
+    broken = 0
+    with ExitStack() as ended:
+        folder = Path(ended.enter_context(tempfile.TemporaryDirectory(prefix="gammabeta-faults-")))
+        cluster = cache(lambda: ended.enter_context(running_cluster()))
+        (folder / "templates").mkdir()
+        databases = Databases(folder / "templates", cluster)
+        for scenario in (each for each in MATRIX if not options.ids or each.id in options.ids):
+            for kind in (each for each in scenario.kinds if each in options.databases):
+                own = folder / f"{scenario.id}-{kind}"
+                own.mkdir()
+                with databases.lent(kind, own) as url:
+                    place = Place(kind=kind, folder=own, url=url, cluster=cluster)
+                    broken += bool(_run(scenario, place, options))
+    sys.exit(1 if broken else 0)
+
+
+def _run(scenario: Scenario, place: Place, options: argparse.Namespace) -> tuple[str, ...]:
+    n = options.n or (scenario.quick if options.quick else scenario.full)
+    began = perf_counter()
+    row = scenario.run(place, n, Random(f"{options.seed} {scenario.id} {place.kind}"))
+    kept = Kept.of(scenario, place.kind, row, seed=options.seed, seconds=perf_counter() - began)
+    print(f"{datetime.now():%H:%M:%S}  {kept.line()}", flush=True)
+    for each in row.broken:
+        print(f"          BROKEN: {each}", flush=True)
+    if n == scenario.full:
+        reliability.keep(kept)
+    return row.broken
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/bench faults", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("ids", nargs="*", help="rows of the table, such as T1; by default all")
+    parser.add_argument("--quick", action="store_true", help="each a few times, as scripts/test does")
+    parser.add_argument("--n", type=int, help="how many times")
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--database", dest="databases", nargs="*", choices=KINDS, default=KINDS)
+    options = parser.parse_args()
+    known = {each.id for each in MATRIX}
+    if unknown := set(options.ids) - known:
+        parser.error(f"There is no {', '.join(sorted(unknown))}. Rows: {' '.join(sorted(known))}.")
+    return options
+
+
+if __name__ == "__main__":
+    main()
