@@ -17,7 +17,9 @@
     │   └── NotSupported               known, and not built
     ├── DatasetInvalid                 the file was read and refused; `code` says why
     ├── NotReady                  503  try again after `retry_after` seconds
-    │   └── ArtifactCorrupt            stored bytes do not match their checksum
+    │   ├── ArtifactCorrupt            stored bytes do not match their checksum
+    │   ├── QueueFull             429  as many jobs are queued as may be
+    │   └── QuotaExceeded         429  as many of this key are
     ├── NoSpace                   507
     ├── JobFailed                      a job that was waited for did not succeed
     ├── ServiceUnreachable             no service answered at the address
@@ -172,6 +174,20 @@ class ArtifactCorrupt(NotReady):
     """Stored bytes do not match their checksum, so they are not used. Restore them from a backup."""
 
     code = "artifact_corrupt"
+
+
+class QueueFull(NotReady):
+    """As many jobs are queued as may be. Try again when some of them run."""
+
+    code = "queue_full"
+    retry_after = 5.0
+
+
+class QuotaExceeded(NotReady):
+    """As many jobs of this key are queued as may be. Try again when some of them run, or cancel one."""
+
+    code = "quota_exceeded"
+    retry_after = 5.0
 
 
 class NoSpace(GammabetaError):

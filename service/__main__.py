@@ -6,7 +6,6 @@ Settings come from the environment, see `settings.py`. Exit 78: with these setti
 from __future__ import annotations
 
 import json
-import logging
 import signal
 import socket
 import sys
@@ -62,8 +61,6 @@ def main() -> int:
     if complaint is not None:
         return _refuse(complaint)
     logs.set_up(level=settings.log_level)
-    # It says two lines each time that /readyz looks at the schema.
-    logging.getLogger("alembic").setLevel(logging.WARNING)
     _serve(settings)
     return 0
 
@@ -83,13 +80,11 @@ def _complaint(settings: ServiceSettings) -> str | None:
     open_blobs(settings.resolved_blobs)
     database = Database(settings.resolved_database_url)
     try:
-        if migrations.pending(database):
-            return "The database must be up to date. Run `gammabeta db upgrade` first, or `gammabeta up`, which does."
+        return migrations.complaint(database)
     except NotReady:
         return None  # it may come up later; until then /readyz says so
     finally:
         database.dispose()
-    return None
 
 
 def _serve(settings: ServiceSettings) -> None:

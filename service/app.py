@@ -32,6 +32,7 @@ from service.routes import datasets, jobs, models, networks, operations, predict
 from service.runtime.loading import Models
 from service.runtime.predicting import Predictor
 from service.settings import ServiceSettings
+from service.upgrades import Upgrades
 
 DESCRIPTION = "Train networks with batch normalization over HTTP; serve them from the moving statistics."
 UI = Path(__file__).with_name("ui")
@@ -67,7 +68,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.context = context
     watch = partial(context.models.watch, every=context.settings.watch_seconds)
     try:
-        async with running(watch, context.tailer.run):
+        async with running(watch, context.tailer.run, context.upgrades.watch):
             yield
     finally:
         context.predictor.close()
@@ -88,6 +89,7 @@ def _open(settings: ServiceSettings) -> Context:
         models=Models(database, blobs, limit_bytes=settings.predict_memory_bytes),
         predictor=Predictor(workers=settings.predict_workers, threads=settings.predict_threads),
         tailer=Tailer(fetch, every=settings.watch_seconds),
+        upgrades=Upgrades(database),
     )
 
 

@@ -19,6 +19,7 @@ from service.events import Tailer
 from service.runtime.loading import Models
 from service.runtime.predicting import Predictor
 from service.settings import ServiceSettings
+from service.upgrades import Upgrades
 
 T = TypeVar("T")
 
@@ -36,6 +37,7 @@ class Context:
     models: Models
     predictor: Predictor
     tailer: Tailer
+    upgrades: Upgrades
     threads: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(16))
     """For async routes that reach database or disk: of their own, so that they never wait for the plain routes."""
 
@@ -46,6 +48,7 @@ class Context:
 
 async def _context(request: Request) -> Context:
     context: Context = request.app.state.context
+    context.upgrades.check()
     return context
 
 

@@ -44,6 +44,8 @@ STATUS: dict[type[GammabetaError], int] = {
     errors.DatasetInvalid: 422,
     errors.NotReady: 503,
     errors.ArtifactCorrupt: 503,
+    errors.QueueFull: 429,
+    errors.QuotaExceeded: 429,
     errors.NoSpace: 507,
     errors.JobFailed: 500,
     errors.ServiceUnreachable: 500,

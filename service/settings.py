@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
 
+from gammabeta.store.limits import QueueLimits
 from gammabeta.store.settings import StoreSettings
 
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
@@ -28,6 +29,10 @@ class ServiceSettings(StoreSettings):
     """The largest body of a prediction."""
     max_json_bytes: int = Field(default=1024**2, gt=0)
     """The largest other body."""
+    max_queued: int | None = Field(default=None, ge=1)
+    """How many jobs may be queued, ingestions included; one more is refused with 429. By default any number."""
+    max_queued_per_key: int | None = Field(default=None, ge=1)
+    """The same for the jobs of one key; as long as there are no keys, all requests have the same one."""
     max_job_memory_bytes: int = Field(default=64 * 1024**3, gt=0)
     """The most memory that a job may need, as the dry run estimates it."""
     predict_threads: int = Field(default=1, ge=1, le=256)
@@ -63,6 +68,11 @@ class ServiceSettings(StoreSettings):
             return ipaddress.ip_address(self.host.strip("[]")).is_loopback
         except ValueError:
             return False
+
+    @property
+    def queue_limits(self) -> QueueLimits:
+        """What is checked when a job is submitted."""
+        return QueueLimits(jobs=self.max_queued, of_owner=self.max_queued_per_key)
 
     @property
     def hosts(self) -> frozenset[str]:

@@ -5,9 +5,7 @@ request.stream() ──1 MiB at a time, by a thread──► a file ──fsync�
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,7 +14,10 @@ from typing import BinaryIO
 
 from starlette.requests import Request
 
-from gammabeta.errors import InvalidRequest, NoSpace
+from gammabeta import failpoints
+from gammabeta.errors import InvalidRequest
+from gammabeta.failpoints import Failpoint
+from gammabeta.files import no_space
 from service.dependencies import Context
 
 MEDIA_TYPES = (
@@ -28,7 +29,7 @@ MEDIA_TYPES = (
     "application/x-zip-compressed",
 )
 BLOCK = 1024 * 1024
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL = "The upload could not be stored: the disk is full. Free some space, then send it again."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,24 +51,22 @@ async def received(request: Request, context: Context, path: Path) -> AsyncItera
         ClientDisconnect: the client went away.
         NoSpace: the disk is full.
     """
+    files = context.blobs.files
     try:
-        file = await context.in_thread(_open, path)
-        try:
-            size, digest = await _copy(request, context, file)
-            await context.in_thread(_finish, file)
-        finally:
-            await context.in_thread(file.close)
+        with no_space(FULL):
+            file = await context.in_thread(files.create, path)
+            try:
+                size, digest = await _copy(request, context, file)
+                await context.in_thread(files.sync, file)
+            finally:
+                await context.in_thread(file.close)
         if size == 0:
             raise InvalidRequest.of(
                 "body", "must be the file. It was empty: send it with curl -T FILE, for instance", ""
             )
         yield Received(path=path, bytes=size, sha256=digest)
-    except OSError as exc:
-        if exc.errno not in FULL:
-            raise
-        raise NoSpace(f"The upload could not be stored: {exc.strerror}. Free some space, then send it again.") from exc
     finally:
-        path.unlink(missing_ok=True)
+        files.remove(path)
 
 
 async def _copy(request: Request, context: Context, file: BinaryIO) -> tuple[int, str]:
@@ -75,7 +74,7 @@ async def _copy(request: Request, context: Context, file: BinaryIO) -> tuple[int
 
     def flush() -> None:
         hashed.update(block)
-        file.write(block)
+        context.blobs.files.append(file, block)
         block.clear()
 
     async for chunk in request.stream():
@@ -83,14 +82,6 @@ async def _copy(request: Request, context: Context, file: BinaryIO) -> tuple[int
         block += chunk
         if len(block) >= BLOCK:
             await context.in_thread(flush)
+            failpoints.reached(Failpoint.UPLOAD_PARTIAL)
     await context.in_thread(flush)
     return size, hashed.hexdigest()
-
-
-def _open(path: Path) -> BinaryIO:
-    return path.open("xb")
-
-
-def _finish(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())

@@ -1,6 +1,6 @@
 """A PostgreSQL server of the tests' own: a cluster in a temporary folder that listens on a socket in that folder only,
-so that nothing can be in its way, with no promise of durability, so that it is fast. It ends with the process that
-started it, however that ends."""
+so that nothing can be in its way. By default it promises no durability, so that it is fast; `durable=True` is for tests
+that kill it. It can be restarted and frozen, and ends with the process that started it, however that ends."""
 
 from __future__ import annotations
 
@@ -11,36 +11,42 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
+from typing import Literal
 
 import psycopg
 from psycopg import sql
 
 START_SECONDS = 60
-_FAST = {
-    "listen_addresses": "",
-    "fsync": "off",
-    "synchronous_commit": "off",
-    "full_page_writes": "off",
-    "shared_buffers": "32MB",
-    "max_connections": "100",
-    "autovacuum": "off",
+_COMMON = {"listen_addresses": "", "shared_buffers": "32MB", "max_connections": "100"}
+_FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "autovacuum": "off"}
+Mode = Literal["immediate", "fast", "smart"]
+_SIGNALS: dict[Mode, signal.Signals] = {
+    "immediate": signal.SIGQUIT,
+    "fast": signal.SIGINT,
+    "smart": signal.SIGTERM,
 }
 
 
-@dataclass(frozen=True)
 class Cluster:
-    """A running server. Its role `postgres` needs no password."""
+    """A running server. Its role `postgres` needs no password. Started and restarted from the main thread only: the
+    kernel ends the server with the thread that started it."""
 
-    folder: Path
-    _numbers: Iterator[int] = field(default_factory=lambda: count(1))
+    def __init__(self, folder: Path, settings: Mapping[str, str]) -> None:
+        self.folder, self._settings = folder, settings
+        self._numbers = count(1)
+        self._server: subprocess.Popen[bytes] | None = None
 
     def url(self, database: str) -> str:
         return f"postgresql://postgres@/{database}?host={self.folder}"
+
+    @property
+    def socket(self) -> Path:
+        """Where it listens."""
+        return self.folder / ".s.PGSQL.5432"
 
     def create(self) -> str:
         """A new, empty database: its name."""
@@ -49,52 +55,79 @@ class Cluster:
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         return name
 
-
-@contextmanager
-def running_cluster() -> Iterator[Cluster]:
-    """A server that is stopped and removed at the end."""
-    programs = _programs()
-    folder = Path(tempfile.mkdtemp(prefix="gammabeta-pg-"))
-    try:
-        if os.geteuid() == 0:
-            shutil.chown(folder, "postgres", "postgres")
-        data = folder / "data"
-        init: list[str | Path] = [
-            programs / "initdb",
-            "-D",
-            data,
-            "-U",
-            "postgres",
-            "-A",
-            "trust",
-            "-E",
-            "UTF8",
-            "--no-sync",
-        ]
-        done = subprocess.run([*_as_postgres(), *init], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"initdb failed:\n{done.stdout}{done.stderr}"
-        options = [word for name, value in _FAST.items() for word in ("-c", f"{name}={value}")]
-        with (folder / "log").open("wb") as log:
+    def start(self) -> None:
+        """Until it answers."""
+        options = [word for name, value in self._settings.items() for word in ("-c", f"{name}={value}")]
+        with (self.folder / "log").open("ab") as log:
             serve: list[str | Path] = [
                 *_as_postgres(),
                 "--pdeathsig",
                 "QUIT",
-                programs / "postgres",
+                _programs() / "postgres",
                 "-D",
-                data,
+                self.folder / "data",
                 "-k",
-                folder,
+                self.folder,
                 *options,
             ]
-            server = subprocess.Popen(serve, stdout=log, stderr=log)
+            self._server = subprocess.Popen(serve, stdout=log, stderr=log)
+        _wait(self._server, self)
+
+    def stop(self, mode: Mode = "immediate") -> None:
+        """Until it has ended. `immediate`: its processes die where they are, and the next start recovers."""
+        assert self._server is not None
+        self._server.send_signal(_SIGNALS[mode])
+        self._server.wait(timeout=30)
+
+    def restart(self, mode: Mode = "immediate") -> None:
+        """As `pg_ctl restart -m` does it."""
+        self.stop(mode)
+        self.start()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Frozen, every process of it, for as long as the block lasts: it accepts connections and answers nothing."""
+        assert self._server is not None
+        self._server.send_signal(signal.SIGSTOP)  # first, so that it starts no other
         try:
-            _wait(server, Cluster(folder))
-            yield Cluster(folder)
+            for pid in self._backends():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSTOP)
+            yield
         finally:
-            server.send_signal(signal.SIGQUIT)  # at once: what it would still write is thrown away
-            server.wait(timeout=30)
+            for pid in (*self._backends(), self._server.pid):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+    def _backends(self) -> list[int]:
+        assert self._server is not None
+        children = Path(f"/proc/{self._server.pid}/task/{self._server.pid}/children").read_text()
+        return [int(word) for word in children.split()]
+
+
+@contextmanager
+def running_cluster(*, durable: bool = False, **settings: str) -> Iterator[Cluster]:
+    """A server that is stopped and removed at the end; `settings` go beside or before its own. `durable`: what it has
+    committed outlives it, as by default of PostgreSQL."""
+    folder = Path(tempfile.mkdtemp(prefix="gammabeta-pg-"))
+    try:
+        if os.geteuid() == 0:
+            shutil.chown(folder, "postgres", "postgres")
+        _initialise(folder / "data")
+        cluster = Cluster(folder, _COMMON | ({} if durable else _FAST) | settings)
+        try:
+            cluster.start()
+            yield cluster
+        finally:
+            cluster.stop()  # at once: what it would still write is thrown away
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _initialise(data: Path) -> None:
+    init = [_programs() / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"]
+    done = subprocess.run([*_as_postgres(), *init], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"initdb failed:\n{done.stdout}{done.stderr}"
 
 
 def _programs() -> Path:

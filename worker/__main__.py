@@ -1,4 +1,5 @@
-"""`python -P -m worker`: run jobs until SIGTERM or SIGINT, then drain; a second one leaves at once."""
+"""`python -P -m worker`: run jobs until SIGTERM or SIGINT, then drain, so long and no longer; a second one leaves at
+once."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 
 from gammabeta import logs
 from gammabeta.errors import GammabetaError
+from worker import leaving
 from worker.children import Children
 from worker.settings import WorkerSettings, forget_environment
 from worker.supervisor import Supervisor
@@ -28,7 +30,8 @@ def main(children: Children | None = None) -> int:
     try:
         supervisor = Supervisor(settings, children or Children())
         _handle_signals(supervisor)
-        supervisor.run()
+        with leaving.in_time(supervisor.draining, seconds=settings.stop_seconds, leave=lambda: os._exit(1)):
+            supervisor.run()
     except (GammabetaError, ValueError) as error:
         logs.get(__name__).error("worker stopped", why=str(error))
         return 1

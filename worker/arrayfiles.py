@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -52,15 +51,14 @@ class ArrayWriter:
         self._rows += len(chunk)
 
     def finish(self) -> ArrayFile:
-        """Sync the file and describe it.
+        """Close the file and describe it. It is in scratch, so that it is not synced: see `worker.folders`.
 
         Raises:
             ValueError: fewer or more rows were written than the header says.
         """
         if self._rows != self._shape[0]:
             raise ValueError(f"the array must get {self._shape[0]} rows. Received: {self._rows}.")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        self._file.close()
         return ArrayFile(sha256=self._hash.hexdigest(), bytes=self._bytes, dtype=self._dtype.name, shape=self._shape)
 
     def _put(self, data: bytes) -> None:

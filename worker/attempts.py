@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 import threading
 import time
@@ -20,8 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from gammabeta import logs
+from gammabeta import failpoints, logs
 from gammabeta.errors import ArtifactCorrupt, DatasetNotFound, NoSpace, NotReady
+from gammabeta.failpoints import Failpoint
+from gammabeta.files import no_space
 from gammabeta.store import checkpoints, jobs
 from gammabeta.store.blobs import FolderBlobs
 from gammabeta.store.engine import Database, Session
@@ -113,6 +114,7 @@ class Attempt(ABC):
         log.info("attempt begins", job=self.claim.job_id, kind=self.claim.kind, fence=self.claim.fence)
         try:
             with self.lease, self.deadline:
+                failpoints.reached(Failpoint.LEASE_BEGUN)
                 self._finish(self._work())
         finally:
             if self._child is not None:
@@ -143,9 +145,11 @@ class Attempt(ABC):
             self._make_scratch()
             order = self._patiently(self.order)
             self._child = child = self.start()
+            failpoints.reached(Failpoint.CHILD_STARTED)
             if self._is_over():  # before there was a child to kill
                 child.kill()
             child.send(order)
+            failpoints.reached(Failpoint.ORDER_SENT)
             last = self._listen(child)
             if last is not None:
                 return self._patiently(lambda: self.conclude(last))
@@ -161,12 +165,8 @@ class Attempt(ABC):
             return Stop(outcome=Outcome.LOSS, reason=error.code, message=error.message)
 
     def _make_scratch(self) -> None:
-        try:
+        with no_space("The disk of the worker's scratch folder must have room. Free some."):
             self.scratch.mkdir(parents=True)
-        except OSError as exc:
-            if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise NoSpace("The disk of the worker's scratch folder must have room. Free some.") from exc
 
     def _patiently(self, step: Callable[[], T]) -> T:
         """Its answer, for as long as it takes until the database answers or the fence is lost."""
@@ -268,6 +268,8 @@ class Attempt(ABC):
             try:
                 with self.around.db.write() as session:
                     self._write(session, ending)
+                stopped = isinstance(ending, Stop)
+                failpoints.reached(Failpoint.STOP_AFTER_COMMIT if stopped else Failpoint.PUBLISH_AFTER_COMMIT)
                 return
             except (NotReady, NoSpace) as error:
                 log.warning("end of attempt not written", job=self.claim.job_id, why=str(error))
@@ -294,4 +296,5 @@ class Attempt(ABC):
             message=stop.message,
             backoff_ms=self.settings.retry_ms,
         )
+        failpoints.reached(Failpoint.STOP_BEFORE_COMMIT)
         log.info("attempt ended", job=self.claim.job_id, outcome=stop.outcome.value, reason=stop.reason, state=state)

@@ -23,7 +23,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from gammabeta import failpoints
 from gammabeta.errors import ArtifactCorrupt
+from gammabeta.failpoints import Failpoint
 from gammabeta.nets import state as states
 from gammabeta.schemas.batchnorm import BatchNormState
 from gammabeta.schemas.problems import dotted
@@ -80,7 +82,7 @@ class TrainingState(BaseModel):
 
 
 def write(run: Run, folder: Path) -> Path:
-    """Write the run's checkpoint; the folder is complete and synced, or not there.
+    """Write the run's checkpoint; the folder is complete, or not there.
 
     Raises:
         TrainingFailed: too many batches were skipped, and there is nothing to go on from.
@@ -90,11 +92,13 @@ def write(run: Run, folder: Path) -> Path:
     with folders.complete(folder) as filling:
         _save(states.weights_of(run.network), filling / results.WEIGHTS)
         _save(_state_tensors(state), filling / results.STATE)
+        failpoints.reached(Failpoint.CHECKPOINT_PARTIAL)
         _save(optimizers.state_tensors(run.optimizer), filling / OPTIMIZER)
         _save(devices.random_state(run.device), filling / RANDOM)
         if run.stopper.snapshot is not None:
             _save(_snapshot_tensors(run.stopper.snapshot), filling / BEST)
         (filling / TRAINING).write_text(_training_state(run, state).model_dump_json())
+        failpoints.reached(Failpoint.CHECKPOINT_UNRENAMED)
     return folder
 
 
@@ -126,6 +130,7 @@ class Keeper:
             return None
         path = write(self._run, self._run.job.scratch / f"ckpt-{step}")
         self._kept_step = step
+        failpoints.reached(Failpoint.CHECKPOINT_UNREPORTED)
         return path
 
 

@@ -149,11 +149,26 @@ class Children:
         return Child(process, ours, self._lock)
 
 
-def oom_kills() -> int:
+def oom_kills(*, proc: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")) -> int:
     """How many processes the kernel has killed for memory in our cgroup; 0 where it does not count."""
+    for counter in _oom_counters(proc, mount):
+        with contextlib.suppress(OSError):
+            return sum(
+                int(line.split()[1]) for line in counter.read_text().splitlines() if line.startswith("oom_kill ")
+            )
+    return 0
+
+
+def _oom_counters(proc: Path, mount: Path) -> Iterator[Path]:
+    """Where versions 1 and 2 of cgroups count. A container may see its own group as the root."""
     try:
-        group = Path("/proc/self/cgroup").read_text().rpartition("::")[2].strip()
-        events = (Path("/sys/fs/cgroup") / group.lstrip("/") / "memory.events").read_text()
+        lines = proc.read_text().splitlines()
     except OSError:
-        return 0
-    return sum(int(line.split()[1]) for line in events.splitlines() if line.startswith("oom_kill "))
+        return
+    for _, controllers, group in (line.split(":", 2) for line in lines):
+        if "memory" in controllers.split(","):
+            yield mount / "memory" / group.lstrip("/") / "memory.oom_control"
+            yield mount / "memory" / "memory.oom_control"
+        elif not controllers:
+            yield mount / group.lstrip("/") / "memory.events"
+            yield mount / "memory.events"

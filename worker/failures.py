@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import errno
+import re
 
 import torch
+from safetensors import SafetensorError
 
+from gammabeta.files import FULL
 from worker.messages import Failed
 
 
@@ -32,7 +34,7 @@ def report_of(error: Exception) -> Failed:
                 code="oom_host",
                 message="The machine's memory did not hold the training. Write a smaller batch_size or network.",
             )
-        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
+        case _ if _errno(error) in FULL:
             return Failed(
                 code="no_space",
                 message="There is no space left for checkpoints and results on the worker's disk. Free some.",
@@ -44,3 +46,11 @@ def report_of(error: Exception) -> Failed:
 def _out_of_memory(error: Exception) -> bool:
     """torch has no class of its own for what its CPU allocator was refused."""
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
+
+
+def _errno(error: Exception) -> int | None:
+    """What the kernel said. safetensors has it in its message alone."""
+    if isinstance(error, SafetensorError):
+        said = re.search(r"\(os error (\d+)\)", str(error))
+        return int(said[1]) if said else None
+    return error.errno if isinstance(error, OSError) else None

@@ -1,8 +1,11 @@
-"""Folders that are complete or not there: filled under another name, synced, renamed, and the rename synced."""
+"""Folders that are complete or not there: filled under another name, then renamed.
+
+Nothing is synced. Scratch is removed when a worker starts, so that nothing of it is ever read after a power cut; what
+is to last the supervisor copies, hashes and syncs while it stores it.
+"""
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,19 +19,7 @@ def complete(folder: Path) -> Iterator[Path]:
     filling.mkdir(parents=True)
     try:
         yield filling
-        for path in sorted(filling.iterdir()):
-            _sync(path)
-        _sync(filling)
         filling.rename(folder)
     except BaseException:
         shutil.rmtree(filling, ignore_errors=True)
         raise
-    _sync(folder.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -16,7 +16,7 @@ from worker.run import Run
 
 
 def write(run: Run, metrics: dict[str, dict[str, Any]], link: Link) -> Path:
-    """Write the result; the folder is complete and synced.
+    """Write the result; the folder is complete.
 
     Raises:
         TrainingFailed: the weights or moving statistics are such that no one must predict from them.

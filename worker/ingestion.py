@@ -7,15 +7,14 @@ upload ──► tables (csv) | arrays (npz) ──► <split>-x.npy, <split>-y.
 from __future__ import annotations
 
 import errno
-import os
 import resource
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 from polars.exceptions import PanicException
 
 from gammabeta import logs
 from gammabeta.errors import DatasetInvalid
+from gammabeta.files import FULL
 from gammabeta.schemas.datasets import DatasetManifest
 from worker import arrays, parentage, tables
 from worker.messages import MANIFEST, Done, Failed, IngestFile, IngestLimits, Refused, decode_order, encode
@@ -58,7 +57,7 @@ def answer(order: IngestFile) -> Done | Refused | Failed:
             return Refused(code="too_large", message=_out_of_memory(order.limits))
         log.exception("file not read", job=order.job_id)
         return Failed(
-            code="no_space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "io_error",
+            code="no_space" if error.errno in FULL else "io_error",
             message=str(error),
             retryable=True,
         )
@@ -85,12 +84,5 @@ def ingest(order: IngestFile) -> DatasetManifest:
         raise DatasetInvalid("empty_file", "The file must have rows. Received: 0 bytes. Upload it again.")
     read = tables.read if order.options.format == "csv" else arrays.read
     manifest = read(order)
-    _write(order.scratch / MANIFEST, manifest.model_dump_json().encode())
+    (order.scratch / MANIFEST).write_bytes(manifest.model_dump_json().encode())
     return manifest
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())

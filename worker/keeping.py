@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from gammabeta import logs
+from gammabeta import failpoints, logs
 from gammabeta.errors import ArtifactCorrupt
+from gammabeta.failpoints import Failpoint
 from gammabeta.schemas.jobs import JobState
 from gammabeta.store import checkpoints, datasets, jobs
 from gammabeta.store.blobs import FolderBlobs
@@ -42,7 +43,7 @@ def store(blobs: FolderBlobs, claim: Claim, folder: Path, *, step: int, lease_ms
         shutil.rmtree(folder, ignore_errors=True)
 
     def write(session: Session) -> bool:
-        return checkpoints.add_checkpoint(
+        added = checkpoints.add_checkpoint(
             session,
             job_id=claim.job_id,
             fence=claim.fence,
@@ -52,6 +53,8 @@ def store(blobs: FolderBlobs, claim: Claim, folder: Path, *, step: int, lease_ms
             sha256=tree.sha256,
             bytes=tree.bytes,
         )
+        failpoints.reached(Failpoint.CHECKPOINT_ROW_BEFORE_COMMIT)
+        return added
 
     return write
 
@@ -73,6 +76,7 @@ def prune(db: Database, blobs: FolderBlobs, claim: Claim) -> None:
     with db.write() as session:
         dropped = checkpoints.forget_older(session, job_id=claim.job_id, fence=claim.fence, kept=KEPT)
     for uri in dropped:
+        failpoints.reached(Failpoint.OLDER_ROWS_DROPPED)
         blobs.delete_prefix(uri)
 
 
@@ -87,6 +91,7 @@ def drop_if_ended(db: Database, blobs: FolderBlobs, job_id: str) -> bool:
         # Inside the transaction, so that the file of a second upload, which comes to the same place, is not taken.
         if row.kind == jobs.INGEST and row.dataset_id and datasets.upload_is_read(session, row.dataset_id):
             blobs.delete(f"uploads/{row.dataset_id}")
+    failpoints.reached(Failpoint.CLEANUP_MID)
     _drop_attempts(blobs, job_id, fence)
     return True
 

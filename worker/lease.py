@@ -14,8 +14,9 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from gammabeta import logs
+from gammabeta import failpoints, logs
 from gammabeta.errors import NoSpace, NotReady
+from gammabeta.failpoints import Failpoint
 from gammabeta.store import jobs
 from gammabeta.store.engine import Database, Session
 from worker.settings import WorkerSettings
@@ -73,6 +74,7 @@ class Lease:
         try:
             with self._db.write() as session:
                 flags = self.renew_within(session)
+                failpoints.reached(Failpoint.LEASE_BEFORE_COMMIT)
         except (NotReady, NoSpace) as error:
             log.warning(
                 "lease not renewed", job=self._claim.job_id, blind_seconds=self._blind_seconds(), why=str(error)

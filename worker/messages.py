@@ -147,7 +147,7 @@ class Warned(Message):
 
 
 class Checkpoint(Message):
-    """A checkpoint is complete and synced; the folder is the supervisor's now."""
+    """A checkpoint is complete; the folder is the supervisor's now."""
 
     type: Literal["checkpoint"] = "checkpoint"
     path: Path
@@ -182,7 +182,7 @@ class Refused(Message):
 
 
 class Done(Message):
-    """The result is complete and synced in this folder (of a training: `worker.results` reads it)."""
+    """The result is complete in this folder (of a training: `worker.results` reads it)."""
 
     type: Literal["done"] = "done"
     path: Path

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from safetensors.numpy import load_file, save_file
 
+from gammabeta import failpoints
+from gammabeta.failpoints import Failpoint
 from gammabeta.schemas.batchnorm import ARRAYS, BatchNormState, LayerState
 from gammabeta.schemas.jobs import JobWarning
 from gammabeta.schemas.networks import LayersNetwork
@@ -66,6 +68,7 @@ def read(folder: Path) -> tuple[Result, BatchNormState]:
 def write(folder: Path, *, weights: Mapping[str, Array], state: BatchNormState, result: Result) -> None:
     """Fill a folder; `worker.folders.complete` makes it one that survives a crash."""
     save_file(dict(weights), folder / WEIGHTS)
+    failpoints.reached(Failpoint.RESULT_PARTIAL)
     save_file(state_arrays(state), folder / STATE)
     (folder / RESULT).write_text(result.model_dump_json())
 

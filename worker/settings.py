@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from gammabeta.store.limits import RunningLimits
 from gammabeta.store.settings import StoreSettings
 
 _HARMLESS = ("PATH", "HOME", "USER", "SHELL", "TERM", "TMPDIR", "TZ", "LANG", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
@@ -29,8 +30,17 @@ class WorkerSettings(StoreSettings):
     threads: int = Field(default=1, ge=1, le=1_024)
     """The most CPU threads of one training. For small networks one is fastest."""
 
-    poll_seconds: float = Field(default=0.2, gt=0)
-    """How often a free slot looks for a job."""
+    poll_seconds: float | None = Field(default=None, gt=0)
+    """How often a free slot looks for a job without being told that there is one. By default every 0.2 s on SQLite, and
+    every 2 s on PostgreSQL, which tells at once (`NOTIFY`); write 0.2 where a pooler such as PgBouncer in transaction
+    mode passes no notifications on."""
+
+    max_running_per_model: int | None = Field(default=None, ge=1)
+    """How many trainings of one model run at a time, on all workers together; by default any number. Give every worker
+    the same."""
+
+    max_running_per_key: int | None = Field(default=None, ge=1)
+    """The same for the trainings of one key; as long as there are no keys, all requests have the same one."""
 
     heartbeat_seconds: float = Field(default=5, gt=0)
     """How often the lease of a running job is renewed."""
@@ -50,6 +60,10 @@ class WorkerSettings(StoreSettings):
     cancel_grace_seconds: float = Field(default=10, ge=0)
     """How long a training may take to stop when asked to, before it is killed."""
 
+    drain_seconds: float = Field(default=15, ge=0)
+    """How long, after that grace, a worker that was told to stop waits for the database and for its last checkpoints to
+    be stored. Then it leaves, and its jobs are repeated from the checkpoints before, as after a crash."""
+
     checkpoint_seconds: float = Field(default=10, ge=0)
     """The shortest time between two checkpoints."""
 
@@ -57,7 +71,7 @@ class WorkerSettings(StoreSettings):
     """The pause before a lost attempt is repeated. It doubles with each, up to five minutes."""
 
     ingest_memory_bytes: int = Field(default=4 << 30, ge=1 << 28)
-    """Address space of the process that reads an uploaded file."""
+    """Address space of the process that reads an uploaded file; a csv file needs more than 1 GiB, however small."""
 
     ingest_cpu_seconds: int = Field(default=1_800, ge=1)
     """Processor time of the process that reads an uploaded file."""
@@ -79,6 +93,22 @@ class WorkerSettings(StoreSettings):
                 f"{self.lease_seconds:g} and {self.heartbeat_seconds:g}. Raise the first, or lower the second."
             )
         return self
+
+    @property
+    def running_limits(self) -> RunningLimits:
+        """What a claim keeps to."""
+        return RunningLimits(of_model=self.max_running_per_model, of_owner=self.max_running_per_key)
+
+    @property
+    def resolved_poll_seconds(self) -> float:
+        if self.poll_seconds is not None:
+            return self.poll_seconds
+        return 0.2 if self.resolved_database_url.startswith("sqlite") else 2.0
+
+    @property
+    def stop_seconds(self) -> float:
+        """The longest from SIGTERM to the end of the worker."""
+        return self.cancel_grace_seconds + self.drain_seconds
 
     @property
     def lease_ms(self) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import polars as pl
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from _csv import Reader as CsvReader
 
 MAX_COLUMNS = 10_000
+MAX_LINE = 16 << 20
 MAX_CELLS = 2_000_000
 """In memory at a time."""
 
@@ -91,7 +92,7 @@ def open_sheet(path: Path, *, max_rows: int) -> Sheet:
     """
     _refuse_binary(path)
     with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file, strict=True)
+        reader = csv.reader(_lines(file), strict=True)
         try:
             header = _checked(next(reader, []))
             blank: list[int] = []
@@ -128,6 +129,20 @@ def _refuse_binary(path: Path) -> None:
         start = file.read(1 << 16)
     if b"\0" in start:
         raise not_csv("Received a binary file. Save the table as csv, or name its format, as in format=npz.")
+
+
+def _lines(file: TextIO) -> Iterator[str]:
+    """The lines, none of which is so long that it fills the memory."""
+    n = 0
+    while line := file.readline(MAX_LINE):
+        n += 1
+        if len(line) == MAX_LINE and not line.endswith(("\n", "\r")):
+            raise DatasetInvalid(
+                "too_large",
+                f"A line must have at most {MAX_LINE:,} characters. Received: more, in line {n:,}. End each row with a "
+                "line feed.",
+            )
+        yield line
 
 
 def _checked(header: list[str]) -> tuple[str, ...]:

@@ -12,8 +12,9 @@ import sys
 import threading
 from pathlib import Path
 
-from gammabeta import logs
+from gammabeta import failpoints, logs
 from gammabeta.errors import GammabetaError, NoSpace, NotReady
+from gammabeta.failpoints import Failpoint
 from gammabeta.schemas.jobs import Lane
 from gammabeta.store import jobs
 from gammabeta.store.jobs import Claim
@@ -56,11 +57,17 @@ class Slot(threading.Thread):
         self.job: str | None = None
         """What it is running now."""
         self._worker_id, self._around = worker_id, around
+        self._woken = threading.Event()
+
+    def wake(self) -> None:
+        """Have it look for a job now, or for whether the worker drains."""
+        self._woken.set()
 
     def run(self) -> None:
         """Until the worker drains. Whatever goes wrong, the slot takes the next job."""
         while not self._around.draining.is_set():
-            self._around.draining.wait(self.turn())
+            if self._woken.wait(self.turn()):
+                self._woken.clear()
 
     def turn(self) -> float:
         """Run the next job, if there is one. How many seconds to wait before the one after it."""
@@ -72,13 +79,17 @@ class Slot(threading.Thread):
         except Exception:
             log.exception("slot failed", slot=self.name)
             return 1.0
-        return 0.0 if found else self._around.settings.poll_seconds * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
+        if found:
+            return 0.0
+        return self._around.settings.resolved_poll_seconds * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load
 
     def _run_next(self) -> bool:
         """Whether there was a job."""
+        failpoints.reached(Failpoint.CLAIM_BEGUN)
         claim = self._claim()
         if claim is None:
             return False
+        failpoints.reached(Failpoint.AFTER_CLAIM)
         self.job = claim.job_id
         try:
             self._attempt(claim)
@@ -88,14 +99,18 @@ class Slot(threading.Thread):
 
     def _claim(self) -> Claim | None:
         with self._around.db.write() as session:
-            return jobs.claim(
+            claim = jobs.claim(
                 session,
                 worker_id=self._worker_id,
                 lane=self.lane,
                 free=0 if self.lane is Lane.LIGHT else 1,
                 ttl_ms=self._around.settings.lease_ms,
                 device=self.device,
+                limits=self._around.settings.running_limits,
             )
+            if claim is not None:
+                failpoints.reached(Failpoint.CLAIM_BEFORE_COMMIT)
+            return claim
 
     def _attempt(self, claim: Claim) -> None:
         attempt = self._attempt_at(claim)

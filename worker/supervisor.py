@@ -22,12 +22,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from gammabeta import logs
+from gammabeta import failpoints, logs
 from gammabeta.errors import NoSpace, NotReady
+from gammabeta.failpoints import Failpoint
 from gammabeta.schemas.jobs import Lane
-from gammabeta.store import jobs, migrations, workers
+from gammabeta.store import hints, jobs, migrations, workers
 from gammabeta.store.blobs import open_blobs
-from gammabeta.store.engine import Database
+from gammabeta.store.engine import Database, Session
+from gammabeta.store.tables import now_ms
 from worker import keeping
 from worker.attempts import Surroundings
 from worker.children import Children
@@ -52,6 +54,7 @@ class Supervisor:
         self._blobs = open_blobs(settings.resolved_blobs)
         self._children = children
         self._reaper = Reaper(self._db, settings)
+        self._complaint: str | None = None
 
     def drain(self) -> None:
         """Take no more jobs, have the running ones stop at a checkpoint, release them, and end."""
@@ -61,7 +64,7 @@ class Supervisor:
         """Work until told to drain.
 
         Raises:
-            NotReady: the database has not the schema of this version.
+            NotReady: the database does not serve this version, or no more.
         """
         self._wait_for_database()
         with own_scratch(self.settings.home / "scratch", self.id) as scratch:
@@ -73,26 +76,33 @@ class Supervisor:
                 slot.start()
             log.info("worker ready", worker=self.id, devices=names)
             try:
-                self._loop(names, slots)
+                with self._hints(slots):
+                    self._loop(names, slots)
             finally:
                 self.drain()
                 log.info("worker draining", worker=self.id)
+                failpoints.reached(Failpoint.DRAIN_BEGUN)
+                for slot in slots:
+                    slot.wake()
                 for slot in slots:
                     slot.join()
+                failpoints.reached(Failpoint.DRAINED)
                 self._forget()
         log.info("worker ended", worker=self.id)
         self._db.dispose()
+        if self._complaint is not None:
+            raise NotReady(self._complaint)
 
     def _wait_for_database(self) -> None:
         while not self.draining.is_set():
             try:
-                pending = migrations.pending(self._db)
+                complaint = migrations.complaint(self._db)
             except NotReady as error:
                 log.warning("waiting for the database", why=str(error))
                 self.draining.wait(1)
                 continue
-            if pending:
-                raise NotReady("The database must have the schema of this version. Run `gammabeta db upgrade`.")
+            if complaint:
+                raise NotReady(complaint)
             return
 
     def _slots(self, names: list[str], scratch: Path) -> list[Slot]:
@@ -111,12 +121,32 @@ class Supervisor:
         ]
         return [*trains, Slot("light", lane=Lane.LIGHT, device="cpu", worker_id=self.id, around=around)]
 
+    @contextmanager
+    def _hints(self, slots: list[Slot]) -> Iterator[None]:
+        """Slots are woken when there is a job for them, where the database can say so."""
+        if self._db.dialect != "postgresql":
+            yield
+            return
+
+        def wake(lane: Lane) -> None:
+            for slot in slots:
+                if slot.lane is lane:
+                    slot.wake()
+
+        listener = hints.Listener(self._db, wake)
+        listener.start()
+        try:
+            yield
+        finally:
+            listener.stop()
+
     def _loop(self, names: list[str], slots: list[Slot]) -> None:
         reap_at = beat_at = sweep_at = time.monotonic()
         while not self.draining.is_set():
             now = time.monotonic()
             if now >= beat_at:
                 self._beat(names, slots)
+                self._check_schema()
                 beat_at = now + self.settings.heartbeat_seconds
             if now >= reap_at:
                 self._reap()
@@ -143,6 +173,18 @@ class Supervisor:
             log.warning("no sign of life given", why=str(error))
         except Exception:
             log.exception("no sign of life given")
+
+    def _check_schema(self) -> None:
+        """Drain where the database was upgraded meanwhile and does not serve this version any more."""
+        try:
+            self._complaint = migrations.complaint(self._db)
+        except (NotReady, NoSpace) as error:
+            log.warning("schema not looked at", why=str(error))
+        except Exception:
+            log.exception("schema not looked at")
+        if self._complaint is not None:
+            log.error("the database must not be used", why=self._complaint)
+            self.drain()
 
     def _reap(self) -> None:
         try:
@@ -171,13 +213,14 @@ class Supervisor:
 
 class Reaper:
     """Ends attempts whose lease has expired, of any worker. After a time without the database, or one that this
-    process slept through, it waits for one lease: the holders were without it or slept too, and come first. `clock`: in
-    seconds, goes on while the machine sleeps."""
+    process slept through, or when the database's clock was put forward, it waits for one lease: to the holders it came
+    as suddenly, and they come first. `clock`: in seconds, goes on while the machine sleeps."""
 
     def __init__(self, db: Database, settings: WorkerSettings, *, clock: Callable[[], float] = boot_seconds) -> None:
         self._db, self._settings, self._clock = db, settings, clock
         self._blind = False
         self._seen = clock()
+        self._ahead: float | None = None
         self._not_before = 0.0
 
     def reap(self) -> list[str]:
@@ -190,15 +233,19 @@ class Reaper:
         try:
             with self._db.write() as session:
                 workers.forget_silent(session, silent_ms=10 * self._settings.lease_ms)
-                if self._blind:
+                if self._clock_was_put_forward(session) or self._blind:
                     self._blind = False
                     self._not_before = self._clock() + self._settings.lease_seconds
                 if self._clock() < self._not_before:
                     return []
                 reaped = jobs.reap(session, backoff_ms=self._settings.retry_ms)
+                if reaped:
+                    failpoints.reached(Failpoint.REAP_BEFORE_COMMIT)
         except (NotReady, NoSpace):
             self._blind = True
             raise
+        if reaped:
+            failpoints.reached(Failpoint.REAP_AFTER_COMMIT)
         for job_id, state in reaped:
             log.warning("lease expired", job=job_id, state=state)
         return [job_id for job_id, _ in reaped]
@@ -207,6 +254,11 @@ class Reaper:
         """Whether it was away for so long since it last looked that leases of this machine may have run out."""
         before, self._seen = self._seen, self._clock()
         return self._seen - before > max(self._settings.lease_seconds / 2, 2 * self._settings.reap_seconds)
+
+    def _clock_was_put_forward(self, session: Session) -> bool:
+        """Whether more time has passed on the database's clock since it last looked than on this machine's."""
+        before, self._ahead = self._ahead, (session.scalar(now_ms()) or 0) / 1_000 - self._clock()
+        return before is not None and self._ahead - before > self._settings.lease_seconds / 2
 
 
 @contextmanager

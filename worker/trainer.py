@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from multiprocessing.connection import Connection
 
-from gammabeta import logs
+from gammabeta import failpoints, logs
+from gammabeta.failpoints import Failpoint
 from worker import device, parentage
 from worker.failures import report_of
 from worker.link import Link
@@ -29,6 +30,7 @@ def main(connection: Connection) -> None:
 
 def run_job(job: JobFile, link: Link) -> None:
     """Train, and tell how it ended."""
+    failpoints.reached(Failpoint.JOB_RECEIVED)
     try:
         result = train(job, link)
     except Exception as error:
@@ -36,4 +38,5 @@ def run_job(job: JobFile, link: Link) -> None:
         link.send(report_of(error))
         return
     if result is not None:
+        failpoints.reached(Failpoint.RESULT_UNREPORTED)
         link.send(Done(path=result))

@@ -7,6 +7,8 @@ from time import perf_counter
 
 from torch.nn.utils import clip_grad_norm_
 
+from gammabeta import failpoints
+from gammabeta.failpoints import Failpoint
 from gammabeta.nets.losses import loss_for
 from worker import checkpoints, device, evaluation, handover, optimizers
 from worker.link import Link, StopRequested
@@ -39,6 +41,7 @@ def train(job: JobFile, link: Link) -> Path | None:
                 run.stopper.watch(run.epoch, metrics, network)
                 reporter.close_epoch(metrics)
                 run.tally.clear()
+                failpoints.reached(Failpoint.EPOCH_CLOSED)
             if run.over:
                 break
 
@@ -61,6 +64,7 @@ def train(job: JobFile, link: Link) -> Path | None:
 
                 # Now and then: a stop, a word to the supervisor, a checkpoint.
                 if link.stop or perf_counter() >= due:
+                    failpoints.reached(Failpoint.LATER_STEP if due else Failpoint.FIRST_STEP)
                     link.check()
                     due = min(reporter.report_if_due(), keeper.keep_if_due())
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from gammabeta import logs
+from gammabeta import failpoints, logs
 from gammabeta.errors import ArtifactCorrupt, NoSpace, NotReady
+from gammabeta.failpoints import Failpoint
 from gammabeta.schemas.datasets import DatasetManifest
 from gammabeta.schemas.jobs import ResolvedTrainRequest
 from gammabeta.store import datasets, publishing
@@ -74,8 +75,10 @@ class TrainingAttempt(Attempt):
             self.outbox.event("resumed", {"step": report.resumed_at})
         self.outbox.event("started", {"device": report.device, "steps": report.steps, "pid": self.child_pid})
         self.flush()
+        failpoints.reached(Failpoint.STARTED_WRITTEN)
 
     def _keep(self, report: messages.Checkpoint) -> None:
+        failpoints.reached(Failpoint.CHECKPOINT_HEARD)
         try:
             write = keeping.store(
                 self.blobs, self.claim, report.path, step=report.step, lease_ms=self.settings.lease_ms
@@ -83,8 +86,10 @@ class TrainingAttempt(Attempt):
         except NoSpace as error:  # the training goes on, with the checkpoint before this one
             self.outbox.warning(error.code, error.message)
             return
+        failpoints.reached(Failpoint.CHECKPOINT_STORED)
         self.outbox.add(write)
         self.flush()
+        failpoints.reached(Failpoint.CHECKPOINT_ROW_COMMITTED)
         try:
             keeping.prune(self.around.db, self.blobs, self.claim)
         except (NotReady, NoSpace) as error:
@@ -104,10 +109,14 @@ class TrainingAttempt(Attempt):
         raise ValueError(f"a trainer must end with done, stopped or failed. Received: {last.type}.")
 
     def _publish(self, done: messages.Done) -> Publish | Stop:
+        failpoints.reached(Failpoint.RESULT_HEARD)
         made = publication(done.path, self.claim, self.blobs)
+        failpoints.reached(Failpoint.WEIGHTS_STORED)
         job_id, fence = self.claim.job_id, self.claim.fence
 
         def write(session: Session) -> bool:
-            return publishing.publish_version(session, job_id=job_id, fence=fence, publication=made) is not None
+            published = publishing.publish_version(session, job_id=job_id, fence=fence, publication=made) is not None
+            failpoints.reached(Failpoint.PUBLISH_BEFORE_COMMIT)
+            return published
 
         return write

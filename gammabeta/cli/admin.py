@@ -13,6 +13,8 @@ from __future__ import annotations
 import ipaddress
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Annotated
@@ -21,7 +23,7 @@ import typer
 
 from gammabeta import __version__
 from gammabeta.cli import show
-from gammabeta.cli.failures import SchemaOutdated
+from gammabeta.cli.failures import WrongDatabase
 from gammabeta.cli.processes import Program, Programs, stop_signals
 from gammabeta.cli.settings import environment, from_environment
 from gammabeta.client.client import Client
@@ -63,15 +65,15 @@ def up(
 @app.command()
 def upgrade() -> None:
     """Bring the database to the newest schema."""
-    _upgrade(from_environment().folder)
-    show.note("The database has the newest schema.")
+    home = from_environment().folder
+    _upgrade(home)
+    show.note(_check(home))
 
 
 @app.command()
 def check() -> None:
-    """Say whether the database has the newest schema; exit code 1 if not."""
-    _check(from_environment().folder)
-    show.note("The database has the newest schema.")
+    """Say whether this version may use the database; exit code 1 if not."""
+    show.note(_check(from_environment().folder))
 
 
 def _migrate(home: Path) -> None:
@@ -88,20 +90,37 @@ def _upgrade(home: Path) -> None:
     from gammabeta.store import migrations  # noqa: PLC0415
     from gammabeta.store.settings import StoreSettings  # noqa: PLC0415
 
-    migrations.upgrade(StoreSettings(home=writable(home)).resolved_database_url)
+    url = StoreSettings(home=writable(home)).resolved_database_url
+    with _refusals():
+        migrations.upgrade(url)
 
 
-def _check(home: Path) -> None:
+def _check(home: Path) -> str:
+    """How the schema stands to the one of this version, where it may be used."""
     from gammabeta.store import migrations  # noqa: PLC0415
     from gammabeta.store.engine import Database  # noqa: PLC0415
     from gammabeta.store.settings import StoreSettings  # noqa: PLC0415
 
-    database = Database(StoreSettings(home=home).resolved_database_url)
+    url = StoreSettings(home=home).resolved_database_url
+    with _refusals():
+        database = Database(url)
     try:
-        if migrations.pending(database):
-            raise SchemaOutdated
+        if complaint := migrations.complaint(database):
+            raise WrongDatabase(complaint)
+        if migrations.standing(database) is migrations.Standing.NEWER:
+            return "The database has a newer schema, which serves this version too. Install the newer version next."
+        return "The database has the newest schema."
     finally:
         database.dispose()
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """What the store says of an address that is none, or of a disk that SQLite must not lie on, as one line."""
+    try:
+        yield
+    except ValueError as exc:
+        raise WrongDatabase(str(exc)) from exc
 
 
 def loopback(host: str) -> str:

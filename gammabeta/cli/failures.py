@@ -2,7 +2,7 @@
 
 CommandFailed
 ├── ProgramEnded       a program that `up` started ended before all was ready
-├── SchemaOutdated     `up` and `db check` need the schema of this version
+├── WrongDatabase      `up` and `db` cannot use it: its address, its disk, or its schema
 ├── SomethingMissing   `demo` without scikit-learn
 └── AccuraciesDiffer   `demo` found a bug
 """
@@ -22,8 +22,8 @@ class ProgramEnded(CommandFailed):
     """A program of gammabeta ended while it was starting. Its log says why."""
 
 
-class SchemaOutdated(CommandFailed):
-    """The database must have the schema of this version, and has another. Run `gammabeta db upgrade`."""
+class WrongDatabase(CommandFailed):
+    """The database must be one that this version can use, and is not."""
 
 
 class SomethingMissing(CommandFailed):

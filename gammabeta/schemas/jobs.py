@@ -185,7 +185,8 @@ class Job(Answer):
     kind: str
     status: JobStatus
     queue_position: int | None = None
-    """1: next of its lane. None unless queued."""
+    """1: next of its lane. None unless queued. Jobs that are passed over for now, since they wait before they are
+    repeated or since a limit on running jobs holds them back, count like all that stand before it."""
     progress: Progress | None = None
     attempt: int
     """How often it was claimed."""

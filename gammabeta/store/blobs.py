@@ -5,16 +5,14 @@
     root/uploads/<data set>                            the raw file, while it is being received and read
     root/tmp/                                          what is not complete
 
-Nothing is visible under its name before all of it is on the disk: temporary file, fsync, rename, fsync of the folder.
+Nothing is visible under its name before all of it is on the disk: temporary file, fsync, rename, fsync of the folders.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
-import shutil
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,11 +20,11 @@ from pathlib import Path
 
 import orjson
 
-from gammabeta.errors import ArtifactCorrupt, NoSpace, NotSupported
+from gammabeta.errors import ArtifactCorrupt, NotSupported
+from gammabeta.files import Files, no_space
 
-CHUNK = 1 << 20
 MANIFEST = "manifest.json"
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_FULL = "The disk of the blobs is full. Free some space, then send the request again."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +39,9 @@ class Tree:
 class FolderBlobs:
     """Blobs in a local folder, which gives paths to map. Safe to use from many threads and programs."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, files: Files | None = None) -> None:
         self.root = root.expanduser().absolute()
+        self.files = files or Files()
         self._sound: set[str] = set()
 
     def put_file(self, path: Path) -> tuple[str, int]:
@@ -52,10 +51,9 @@ class FolderBlobs:
             NoSpace.
         """
         with self._temporary() as folder:
-            sha256, size = _copy(path, folder / "file")
-            target = self._inside(_key(sha256))
+            sha256, size = self.files.copy(path, folder / "file")
             # Renamed even where the blob exists: the same bytes, known to be sound, heal what may not be.
-            _publish(folder / "file", target)
+            self._publish(folder / "file", self._inside(_key(sha256)))
         self._sound.add(sha256)
         return sha256, size
 
@@ -90,25 +88,24 @@ class FolderBlobs:
 
     def put_tree(self, prefix: str, folder: Path) -> Tree:
         """Store a copy of the files of a folder under `prefix`, for instance `jobs/job_01/f000001/ckpt-100`. What an
-        earlier call left there is replaced.
+        earlier call left there stays, since a row may name it: this copy then stands beside it.
 
         Raises:
             NoSpace.
         """
-        target = self._inside(prefix)
         with self._temporary() as temporary:
             tree = temporary / "tree"
-            tree.mkdir()
-            files = {path.name: _copy(path, tree / path.name) for path in sorted(folder.iterdir())}
-            listed = {name: {"sha256": sha256, "bytes": size} for name, (sha256, size) in files.items()}
+            self.files.make_folder(tree)
+            copied = {path.name: self.files.copy(path, tree / path.name) for path in sorted(folder.iterdir())}
+            listed = {name: {"sha256": sha256, "bytes": size} for name, (sha256, size) in copied.items()}
             manifest = orjson.dumps(listed, option=orjson.OPT_SORT_KEYS)
-            _write(tree / MANIFEST, manifest)
-            _sync(tree)
-            if target.exists():
-                target.rename(temporary / "old")
-            _publish(tree, target)
-        total = len(manifest) + sum(size for _, size in files.values())
-        return Tree(uri=prefix, sha256=hashlib.sha256(manifest).hexdigest(), bytes=total)
+            self.files.write(tree / MANIFEST, manifest)
+            self.files.sync_folder(tree)
+            target = self._unused(prefix)
+            self._publish(tree, target)
+        total = len(manifest) + sum(size for _, size in copied.values())
+        uri = target.relative_to(self.root).as_posix()
+        return Tree(uri=uri, sha256=hashlib.sha256(manifest).hexdigest(), bytes=total)
 
     def tree(self, uri: str, sha256: str) -> Path:
         """The stored folder, every file of it checked.
@@ -129,22 +126,32 @@ class FolderBlobs:
         return folder
 
     def upload_path(self, dataset_id: str) -> Path:
-        """Where the raw file of a data set is received. Its folder exists; the file may not."""
+        """Where the raw file of a data set is received. Its folder exists; the file may not.
+
+        Raises:
+            NoSpace.
+        """
         path = self._inside(f"uploads/{dataset_id}")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with no_space(_FULL):
+            self.files.make_folders(path.parent)
         return path
 
     def keep_upload(self, received: Path, dataset_id: str) -> None:
-        """Give a received file its place, for good: the name is on the disk before this returns."""
-        _publish(received, self.upload_path(dataset_id))
+        """Give a received file its place, for good: the name is on the disk before this returns.
+
+        Raises:
+            NoSpace.
+        """
+        with no_space(_FULL):
+            self._publish(received, self.upload_path(dataset_id))
 
     def delete(self, key: str) -> None:
         """Remove a file, for instance `uploads/ds_01`. Nothing happens where there is none."""
-        self._inside(key).unlink(missing_ok=True)
+        self.files.remove(self._inside(key))
 
     def delete_prefix(self, prefix: str) -> None:
         """Remove a folder, for instance `jobs/job_01`. Nothing happens where there is none."""
-        shutil.rmtree(self._inside(prefix), ignore_errors=True)
+        self.files.remove_tree(self._inside(prefix))
 
     def check(self) -> None:
         """Whether blobs can be stored now.
@@ -154,7 +161,7 @@ class FolderBlobs:
             OSError: the folder cannot be written.
         """
         with self._temporary() as folder:
-            _write(folder / "file", b"gammabeta")
+            self.files.write(folder / "file", b"gammabeta")
 
     def _inside(self, key: str) -> Path:
         path = Path(os.path.normpath(self.root / key))
@@ -162,14 +169,27 @@ class FolderBlobs:
             raise ValueError(f"A key must name something inside the folder of blobs. Received: {key!r}.")
         return path
 
+    def _unused(self, prefix: str) -> Path:
+        path, count = self._inside(prefix), 1
+        while path.exists():
+            count += 1
+            path = self._inside(f"{prefix}.{count}")
+        return path
+
+    def _publish(self, source: Path, target: Path) -> None:
+        self.files.publish(source, target, root=self.root)
+
     @contextmanager
     def _temporary(self) -> Iterator[Path]:
         """A folder on the file system of the blobs, gone at the end."""
-        parent = self.root / "tmp"
-        with _translated():
-            parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=parent) as folder:
-                yield Path(folder)
+        folder = self.root / "tmp" / secrets.token_hex(8)
+        with no_space(_FULL):
+            self.files.make_folders(folder.parent)
+            self.files.make_folder(folder)
+            try:
+                yield folder
+            finally:
+                self.files.remove_tree(folder)
 
 
 def open_blobs(location: str) -> FolderBlobs:
@@ -188,52 +208,6 @@ def _key(sha256: str) -> str:
     return f"sha256/{sha256[:2]}/{sha256}"
 
 
-def _copy(source: Path, target: Path) -> tuple[str, int]:
-    """Hash what is written, not what may be read later."""
-    hashed, size = hashlib.sha256(), 0
-    with source.open("rb") as reader, target.open("xb") as writer:
-        while chunk := reader.read(CHUNK):
-            hashed.update(chunk)
-            size += writer.write(chunk)
-        writer.flush()
-        os.fsync(writer.fileno())
-    return hashed.hexdigest(), size
-
-
-def _write(target: Path, data: bytes) -> None:
-    with target.open("xb") as writer:
-        writer.write(data)
-        writer.flush()
-        os.fsync(writer.fileno())
-
-
 def _digest(path: Path) -> str:
     with path.open("rb") as reader:
         return hashlib.file_digest(reader, "sha256").hexdigest()
-
-
-def _publish(source: Path, target: Path) -> None:
-    """Give what is complete its name, and have the name on the disk, with those of new folders above it."""
-    new = [folder for folder in target.parents if not folder.exists()]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    source.rename(target)
-    for folder in {target.parent, *(each.parent for each in new)}:
-        _sync(folder)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except OSError as exc:
-        if exc.errno not in _FULL:
-            raise
-        raise NoSpace("The disk of the blobs is full. Free some space, then send the request again.") from exc

@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.orm import Session
 
 from gammabeta.store import events, leases
-from gammabeta.store.tables import CheckpointRow, JobRow, now_ms
+from gammabeta.store.tables import CheckpointRow, core, now_ms
+
+_ROWS = core(CheckpointRow)
+_RENEW = update(leases.JOBS).where(leases.HELD).values(lease_until_ms=leases.RENEWED).returning(leases.JOBS.c.id)
+_REPLACED = delete(_ROWS).where(
+    _ROWS.c.job_id == bindparam("job"), _ROWS.c.fence == bindparam("attempt"), _ROWS.c.step == bindparam("at")
+)
+_ADD = insert(_ROWS).values(created_ms=now_ms()).inline()
 
 
 def add_checkpoint(
     session: Session, *, job_id: str, fence: int, ttl_ms: int, step: int, uri: str, sha256: str, bytes: int
 ) -> bool:
     """Note a checkpoint whose bytes are stored, and renew the lease. False: the fence is lost, nothing was written."""
-    renewal = (
-        update(JobRow)
-        .where(leases.held(job_id, fence))
-        .values(lease_until_ms=now_ms() + ttl_ms)
-        .returning(JobRow.id)
-        .execution_options(synchronize_session=False)
-    )
-    if session.scalar(renewal) is None:
+    if session.scalar(_RENEW, leases.attempt(job_id, fence) | {"ttl_ms": ttl_ms}) is None:
         return False
-    session.execute(
-        delete(CheckpointRow)
-        .where(CheckpointRow.job_id == job_id, CheckpointRow.fence == fence, CheckpointRow.step == step)
-        .execution_options(synchronize_session=False)
-    )
+    session.execute(_REPLACED, {"job": job_id, "attempt": fence, "at": step})
     place = {"job_id": job_id, "fence": fence, "step": step, "uri": uri, "sha256": sha256, "bytes": bytes}
-    session.execute(insert(CheckpointRow).values(**place, created_ms=now_ms()))
+    session.execute(_ADD, place)
     events.record(session, job_id=job_id, fence=fence, type="checkpoint", data={"step": step, "bytes": bytes})
     return True
 

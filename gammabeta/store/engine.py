@@ -13,38 +13,55 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import psycopg
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, event, make_url
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from gammabeta.errors import GammabetaError, NoSpace, NotReady
+from gammabeta.store import filesystems
 
 __all__ = ["Database", "Session"]
 
 BUSY_MS = 10_000
+TURN_MS = 8
 STATEMENT_MS = 30_000
 """How long PostgreSQL may work on a statement, locks included."""
+IDLE_MS = 15_000
+"""How long a transaction may stand still on PostgreSQL, which then ends it: a program that was frozen in the middle of
+one holds locks that others wait for, such as those that reap what it had."""
+SILENT_SECONDS = 1.0
+"""After how long without use a connection to PostgreSQL is asked whether it lives, before it is used again."""
 _SQLITE_NOT_READY = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN", "SQLITE_PROTOCOL", "SQLITE_IOERR")
 
 
 class Database:
     """The engines of one database; safe to use from many threads. `clock` (milliseconds, SQLite only) stands in for
-    the database's clock."""
+    the database's clock, `filesystem` for what the kernel says of where its file lies.
 
-    def __init__(self, url: str, *, clock: Callable[[], int] | None = None) -> None:
+    Raises:
+        ValueError: the address is of no database that can be used, or SQLite's file would lie on a network.
+    """
+
+    def __init__(
+        self, url: str, *, clock: Callable[[], int] | None = None, filesystem: filesystems.Kind = filesystems.kind
+    ) -> None:
         self.url = url
         parsed = _checked(url)
         if parsed.get_backend_name() == "sqlite":
-            Path(parsed.database or "").absolute().parent.mkdir(parents=True, exist_ok=True)
+            file = Path(parsed.database or "").absolute()
+            file.parent.mkdir(parents=True, exist_ok=True)
+            filesystems.check(file, filesystem)
             self._writer = _sqlite(parsed, writes=True, clock=clock or _system_clock)
             self._reader = _sqlite(parsed, writes=False, clock=clock or _system_clock)
         else:
@@ -84,7 +101,25 @@ class Database:
         with _translated(), self._writer.begin() as connection:
             if self.dialect == "postgresql":
                 connection.exec_driver_sql("SET LOCAL statement_timeout = 0")  # a migration may rewrite a table
+                connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
             yield connection
+
+    @contextmanager
+    def listening(self, channel: str) -> Iterator[Callable[[float], Iterable[str]]]:
+        """PostgreSQL only. What is notified on the channel from now on: called with seconds, it gives the payloads that
+        have come, and waits so long for the first. By a connection of its own beside the pool.
+
+        Raises:
+            NotReady: the database cannot be reached, or cannot be any more.
+        """
+        with _translated(), self._writer.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+            raw = cast(psycopg.Connection[Any], connection.connection.driver_connection)
+            connection.detach()
+            connection.exec_driver_sql(f"LISTEN {channel}")
+            try:
+                yield lambda seconds: (each.payload for each in raw.notifies(timeout=seconds, stop_after=1))
+            except psycopg.OperationalError as exc:
+                raise NotReady("The connection for hints was lost.") from exc
 
     def dispose(self) -> None:
         """Close all connections."""
@@ -134,11 +169,31 @@ def _sqlite(url: sa.URL, *, writes: bool, clock: Callable[[], int]) -> Engine:
             connection.execute(f"PRAGMA {pragma}")
 
     def begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        _begin_writing(connection) if writes else connection.exec_driver_sql("BEGIN")
 
     event.listen(engine, "connect", prepare)
     event.listen(engine, "begin", begin)
     return engine
+
+
+def _begin_writing(connection: Connection) -> None:
+    """`BEGIN IMMEDIATE`, tried anew every few milliseconds for `BUSY_MS`. By itself SQLite looks the more rarely the
+    longer it has waited, ten times a second in the end, and among those who just came it may never find its turn."""
+    raw = cast(sqlite3.Connection, connection.connection.driver_connection)
+    deadline = time.monotonic() + BUSY_MS / 1_000
+    raw.execute(f"PRAGMA busy_timeout={TURN_MS}")
+    try:
+        while time.monotonic() < deadline:
+            try:
+                raw.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorname.startswith("SQLITE_BUSY"):
+                    continue
+                break
+            return
+        connection.exec_driver_sql("BEGIN IMMEDIATE")  # whose error is SQLAlchemy's
+    finally:
+        raw.execute(f"PRAGMA busy_timeout={BUSY_MS}")
 
 
 def _pragmas(*, writes: bool) -> list[str]:
@@ -147,16 +202,34 @@ def _pragmas(*, writes: bool) -> list[str]:
 
 
 def _postgresql(url: sa.URL) -> Engine:
-    return sa.create_engine(
+    engine = sa.create_engine(
         url,
         pool_size=5,
         max_overflow=15,
         pool_timeout=30,
-        pool_pre_ping=True,
         connect_args=_patience(url),
         json_serializer=_to_json,
         json_deserializer=orjson.loads,
     )
+
+    def given_back(_: object, record: ConnectionPoolEntry) -> None:
+        record.info["used"] = time.monotonic()
+
+    def taken(connection: DBAPIConnection, record: ConnectionPoolEntry, _: object) -> None:
+        now = time.monotonic()
+        if now - record.info.get("used", now) > SILENT_SECONDS and not _answers(engine, connection):
+            raise InvalidatePoolError  # the pool drops this one and all others, and makes a new one
+
+    event.listen(engine, "checkin", given_back)
+    event.listen(engine, "checkout", taken)
+    return engine
+
+
+def _answers(engine: Engine, connection: DBAPIConnection) -> bool:
+    try:
+        return engine.dialect.do_ping(connection)
+    except psycopg.Error:
+        return False
 
 
 def _patience(url: sa.URL) -> dict[str, Any]:
@@ -170,8 +243,11 @@ def _patience(url: sa.URL) -> dict[str, Any]:
         "tcp_user_timeout": STATEMENT_MS,
     }
     said = url.query.get("options", "")
-    options = f"-c statement_timeout={STATEMENT_MS} {said if isinstance(said, str) else ' '.join(said)}"
-    return {key: value for key, value in connection.items() if key not in url.query} | {"options": options.strip()}
+    limits = {"statement_timeout": STATEMENT_MS, "idle_in_transaction_session_timeout": IDLE_MS}
+    options = [f"-c {name}={limit}" for name, limit in limits.items()] + ([said] if isinstance(said, str) else [*said])
+    return {key: value for key, value in connection.items() if key not in url.query} | {
+        "options": " ".join(options).strip()
+    }
 
 
 def _to_json(value: Any) -> str:

@@ -11,15 +11,30 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import CTE, Insert, bindparam, insert, literal_column, select, update
 from sqlalchemy.orm import Session
 
 from gammabeta.schemas.jobs import Event, Metrics, Series
 from gammabeta.store import leases
-from gammabeta.store.tables import EventRow, JobRow, PointRow, moment, now_ms
+from gammabeta.store.tables import EventRow, JobRow, PointRow, core, moment, now_ms
 
 LARGEST_CURSOR = 2**63 - 1
 MAX_WARNINGS = 50
+
+_EVENTS = core(EventRow)
+RECORD = (
+    insert(_EVENTS)
+    .values(
+        job_id=bindparam("of_job"),
+        fence=bindparam("of_fence"),
+        type=bindparam("event"),
+        data=bindparam("event_data"),
+        created_ms=now_ms(),
+    )
+    .inline()
+)
+"""Append an event, given by `given`."""
+_MEASURE = insert(core(PointRow)).inline()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +48,20 @@ class MetricRow:
 
 def record(session: Session, *, job_id: str, fence: int, type: str, data: dict[str, Any] | None = None) -> None:
     """Append an event. The caller's transaction holds the lock of the job's row."""
-    values = {"job_id": job_id, "fence": fence, "type": type, "data": data or {}, "created_ms": now_ms()}
-    session.execute(insert(EventRow).values(values))
+    session.execute(RECORD, given(job_id, fence, type, data))
+
+
+def given(job_id: str, fence: int, type: str, data: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What `RECORD` is given."""
+    return {"of_job": job_id, "of_fence": fence, "event": type, "event_data": data or {}}
+
+
+def recording(moved: CTE, type: str) -> Insert:
+    """An event of each job that a statement moves, as a part of it: `moved` has its `job_id` and `fence`. Only where
+    `together.on_postgresql`. The data are given as `event_data`."""
+    data = bindparam("event_data", type_=_EVENTS.c.data.type)
+    each = select(moved.c.job_id, moved.c.fence, literal_column(f"'{type}'"), data, now_ms())
+    return insert(_EVENTS).from_select(["job_id", "fence", "type", "data", "created_ms"], each)
 
 
 def add_event(session: Session, *, job_id: str, fence: int, type: str, data: dict[str, Any]) -> bool:
@@ -53,7 +80,7 @@ def add_metrics(session: Session, *, job_id: str, fence: int, rows: Sequence[Met
         {"job_id": job_id, "fence": fence, "step": row.step, "epoch": row.epoch, "values": row.values} for row in rows
     ]
     if points:
-        session.execute(insert(PointRow), points)
+        session.execute(_MEASURE, points)
     return True
 
 

@@ -15,12 +15,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import insert, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
 
 from gammabeta.errors import IdempotencyConflict
-from gammabeta.store.tables import AnswerRow, now_ms
+from gammabeta.store.tables import AnswerRow, core, now_ms
+from gammabeta.store.together import inserting_if_absent
+
+_ANSWERS = core(AnswerRow)
+_KEYED = (
+    _ANSWERS.c.project_id == bindparam("of_project"),
+    _ANSWERS.c.owner_id == bindparam("of_owner"),
+    _ANSWERS.c.key == bindparam("under"),
+)
+_RESERVE = inserting_if_absent(_ANSWERS, created_ms=now_ms())
+_READ = select(_ANSWERS.c.request_hash, _ANSWERS.c.status, _ANSWERS.c.body).where(*_KEYED).with_for_update()
+_REMEMBER = (
+    update(_ANSWERS)
+    .where(*_KEYED, _ANSWERS.c.status.is_(None))
+    .values(status=bindparam("answered"), body=bindparam("answer"))
+    .returning(_ANSWERS.c.key)
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +52,10 @@ def find(session: Session, project_id: str, owner_id: str, key: str, request_has
     Raises:
         IdempotencyConflict: the key was used with another request.
     """
-    row = _read(session, project_id, owner_id, key)
-    if row is None and not _reserve(session, project_id, owner_id, key, request_hash):
-        row = _read(session, project_id, owner_id, key)
-    if row is None:
+    place = {"project_id": project_id, "owner_id": owner_id, "key": key}
+    if _RESERVE(session, place | {"request_hash": request_hash}):
         return None
+    row = session.execute(_READ, _keyed(project_id, owner_id, key)).one()
     if row.request_hash != request_hash:
         raise IdempotencyConflict
     return None if row.status is None else Stored(status=row.status, body=row.body or {})
@@ -53,31 +67,10 @@ def remember(session: Session, project_id: str, owner_id: str, key: str, *, stat
     Raises:
         IdempotencyConflict: another request with the key was answered in the meantime.
     """
-    statement = (
-        update(AnswerRow)
-        .where(*_keyed(project_id, owner_id, key), AnswerRow.status.is_(None))
-        .values(status=status, body=body)
-        .returning(AnswerRow.key)
-        .execution_options(synchronize_session=False)
-    )
-    if session.scalar(statement) is None:
+    answer = {"answered": status, "answer": body}
+    if session.scalar(_REMEMBER, _keyed(project_id, owner_id, key) | answer) is None:
         raise IdempotencyConflict("A request with this Idempotency-Key was answered in the meantime. Send it again.")
 
 
-def _read(session: Session, project_id: str, owner_id: str, key: str) -> AnswerRow | None:
-    query = select(AnswerRow).where(*_keyed(project_id, owner_id, key)).with_for_update()
-    return session.scalar(query.execution_options(populate_existing=True))
-
-
-def _reserve(session: Session, project_id: str, owner_id: str, key: str, request_hash: str) -> bool:
-    place = {"project_id": project_id, "owner_id": owner_id, "key": key}
-    try:
-        with session.begin_nested():
-            session.execute(insert(AnswerRow).values(**place, request_hash=request_hash, created_ms=now_ms()))
-    except IntegrityError:
-        return False
-    return True
-
-
-def _keyed(project_id: str, owner_id: str, key: str) -> tuple[Any, ...]:
-    return AnswerRow.project_id == project_id, AnswerRow.owner_id == owner_id, AnswerRow.key == key
+def _keyed(project_id: str, owner_id: str, key: str) -> dict[str, Any]:
+    return {"of_project": project_id, "of_owner": owner_id, "under": key}

@@ -16,17 +16,22 @@ it, in the same transaction. `publishing` has the transitions to succeeded.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Update, and_, case, literal, null, or_, select, update
+from sqlalchemy import ColumnElement, Select, Update, and_, bindparam, case, insert, literal, null, or_, select, update
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from gammabeta.errors import DatasetNotFound, JobNotFound, WrongState
 from gammabeta.schemas.jobs import JobState, Lane
-from gammabeta.store import events, leases
+from gammabeta.store import events, hints, leases
+from gammabeta.store.limits import NO_QUEUE_LIMITS, NO_RUNNING_LIMITS, QueueLimits, RunningLimits
 from gammabeta.store.tables import DatasetRow, JobRow, Words, clean, new_id, now_ms
+from gammabeta.store.together import on_postgresql
+
+JOBS = leases.JOBS
 
 INGEST = "ingest"
 """The kind of job that reads an uploaded file."""
@@ -101,41 +106,33 @@ class Outcome(Enum):
         return int(self is Outcome.LOSS)
 
 
-def submit(session: Session, new: NewJob) -> JobRow:
+def submit(session: Session, new: NewJob, *, limits: QueueLimits = NO_QUEUE_LIMITS) -> JobRow:
     """Queue a job.
 
     Raises:
         DatasetNotFound, WrongState: its data set is not there, or not ready to be trained on.
+        QuotaExceeded, QueueFull: as many jobs are queued as `limits` allow.
     """
     if new.dataset_id is not None:
         _check_dataset(session, new)
-    row = JobRow(
-        id=new_id("job"),
-        project_id=new.project_id,
-        owner_id=new.owner_id,
-        kind=new.kind,
-        state=JobState.QUEUED,
-        lane=new.lane,
-        devices=new.devices,
-        priority=new.priority,
-        created_ms=now_ms(),
-        run_after_ms=now_ms(),
-        fence=0,
-        failures=0,
-        losses=0,
-        max_failures=new.max_failures,
-        max_losses=new.max_losses,
-        model=new.model,
-        dataset_id=new.dataset_id,
-        warnings=[],
-        labels={clean(key): clean(value) for key, value in new.metadata.items()},
-        request=new.request,
-    )
-    session.add(row)
-    session.flush()
+    limits.check(session, new.project_id, new.owner_id)
+    row: JobRow = session.scalars(_SUBMIT, {f"new_{name}": value for name, value in _columns(new).items()}).one()
     events.record(session, job_id=row.id, fence=0, type="submitted")
-    session.refresh(row)
+    hints.give(session, row.id)
     return row
+
+
+def _columns(new: NewJob) -> dict[str, Any]:
+    named = {each.name: getattr(new, each.name) for each in fields(new) if each.name != "metadata"}
+    labels = {clean(key): clean(value) for key, value in new.metadata.items()}
+    return named | {"id": new_id("job"), "lane": new.lane.value, "metadata": labels}
+
+
+_NEW: dict[str, Any] = {name: bindparam(f"new_{name}") for name in ("id", *(each.name for each in fields(NewJob)))}
+_BEGUN = {"state": JobState.QUEUED.value, "fence": 0, "failures": 0, "losses": 0, "warnings": []}
+_SUBMIT = select(JobRow).from_statement(
+    insert(JOBS).values({**_NEW, **_BEGUN, "created_ms": now_ms(), "run_after_ms": now_ms()}).returning(JOBS)
+)
 
 
 def _check_dataset(session: Session, new: NewJob) -> None:
@@ -166,53 +163,67 @@ def _read(session: Session, project_id: str, job_id: str, *, lock: bool = False)
     return session.scalar(query.execution_options(populate_existing=True))
 
 
-def claim(session: Session, *, worker_id: str, lane: Lane, free: int, ttl_ms: int, device: str) -> Claim | None:
+def claim(
+    session: Session,
+    *,
+    worker_id: str,
+    lane: Lane,
+    free: int,
+    ttl_ms: int,
+    device: str,
+    limits: RunningLimits = NO_RUNNING_LIMITS,
+) -> Claim | None:
     """Take the next job of the lane that needs at most `free` devices: the highest priority, then the oldest, so that
-    a drained or retried job keeps its place. None: there is none."""
+    a drained or retried job keeps its place. Those that `limits` hold back are passed over. None: there is none."""
+    room = limits.room(session, lane)
+    wanted = {"in_lane": lane.value, "free": free, "claimer": worker_id, "ttl_ms": ttl_ms, "its_device": device}
+    data = {"worker": worker_id, "device": device}
+    if on_postgresql(session):
+        statement = _recorded(_taking(*room)) if room else _TAKE_AND_RECORD
+        found = session.execute(statement, wanted | {"event_data": data}).one_or_none()
+        return None if found is None else Claim(**found._mapping)
+    found = session.execute(_taking(*room) if room else _TAKE, wanted).one_or_none()
+    if found is None:
+        return None
+    events.record(session, job_id=found.job_id, fence=found.fence, type="claimed", data=data)
+    return Claim(**found._mapping)
+
+
+def _taking(*room: ColumnElement[bool]) -> ReturningUpdate[Any]:
+    """The claim, of the jobs for which there is room."""
     # MATERIALIZED: the choice is made once, and SKIP LOCKED lets concurrent claims choose different rows.
+    ready = (leases.in_state(JobState.QUEUED), JOBS.c.run_after_ms <= now_ms())
     chosen = (
-        select(JobRow.id)
-        .where(
-            leases.in_state(JobState.QUEUED),
-            JobRow.run_after_ms <= now_ms(),
-            JobRow.lane == lane,
-            JobRow.devices <= free,
-        )
-        .order_by(JobRow.priority.desc(), JobRow.created_ms, JobRow.id)
+        select(JOBS.c.id)
+        .where(*ready, JOBS.c.lane == bindparam("in_lane"), JOBS.c.devices <= bindparam("free"), *room)
+        .order_by(JOBS.c.priority.desc(), JOBS.c.created_ms, JOBS.c.id)
         .limit(1)
         .with_for_update(skip_locked=True)
         .cte("chosen")
         .prefix_with("MATERIALIZED")
     )
-    statement = update(JobRow).where(JobRow.id == chosen.c.id, JobRow.state == JobState.QUEUED)
-    taken = _move(
-        session,
-        statement.values(
-            state=JobState.RUNNING,
-            fence=JobRow.fence + 1,
-            worker_id=worker_id,
-            lease_until_ms=now_ms() + ttl_ms,
-            started_ms=now_ms(),
-            device=device,
-            reason=None,
-            message=None,
-        ),
+    taken = update(JOBS).where(JOBS.c.id == chosen.c.id, leases.in_state(JobState.QUEUED))
+    raised = taken.values(
+        state=JobState.RUNNING.value,
+        fence=JOBS.c.fence + 1,
+        worker_id=bindparam("claimer"),
+        lease_until_ms=leases.RENEWED,
+        started_ms=now_ms(),
+        device=bindparam("its_device"),
+        reason=null(),
+        message=null(),
     )
-    for row in taken:
-        data = {"worker": worker_id, "device": device}
-        events.record(session, job_id=row.id, fence=row.fence, type="claimed", data=data)
-        return Claim(
-            job_id=row.id,
-            project_id=row.project_id,
-            kind=row.kind,
-            fence=row.fence,
-            request=row.request,
-            dataset_id=row.dataset_id,
-            model=row.model,
-            losses=row.losses,
-            failures=row.failures,
-        )
-    return None
+    others = (each.name for each in fields(Claim) if each.name != "job_id")
+    return raised.returning(JOBS.c.id.label("job_id"), *(JOBS.c[name] for name in others))
+
+
+def _recorded(taking: ReturningUpdate[Any]) -> Select[Any]:
+    taken = taking.cte("taken")
+    return select(taken).add_cte(events.recording(taken, "claimed").cte("recorded"))
+
+
+_TAKE = _taking()
+_TAKE_AND_RECORD = _recorded(_TAKE)
 
 
 def heartbeat(
@@ -220,21 +231,22 @@ def heartbeat(
 ) -> Flags | None:
     """Renew the lease, note the progress, and learn what is asked, in one statement. None: the fence is lost; kill the
     trainer and publish nothing."""
-    renewed: dict[str, Any] = {"lease_until_ms": now_ms() + ttl_ms}
-    if progress is not None:
-        renewed["progress"] = progress
-    statement = update(JobRow).where(leases.held(job_id, fence)).values(**renewed)
-    found = session.execute(
-        statement.returning(JobRow.cancel_requested_ms, JobRow.pause_requested_ms).execution_options(
-            synchronize_session=False
-        )
-    ).one_or_none()
+    renewed = leases.attempt(job_id, fence) | {"ttl_ms": ttl_ms}
+    if progress is None:
+        found = session.execute(_RENEW, renewed).one_or_none()
+    else:
+        found = session.execute(_RENEW_WITH_PROGRESS, renewed | {"so_far": progress}).one_or_none()
     if found is None:
         return None
     return Flags(
         cancel_requested=found.cancel_requested_ms is not None,
         pause_requested=found.pause_requested_ms is not None,
     )
+
+
+_FLAGS = (JOBS.c.cancel_requested_ms, JOBS.c.pause_requested_ms)
+_RENEW = update(JOBS).where(leases.HELD).values(lease_until_ms=leases.RENEWED).returning(*_FLAGS)
+_RENEW_WITH_PROGRESS = _RENEW.values(progress=bindparam("so_far"))
 
 
 def stop(
@@ -324,6 +336,8 @@ def _record_end(session: Session, row: JobRow, outcome: Outcome) -> None:
     data = {"outcome": charged or uncharged, "reason": row.reason, "message": row.message}
     type = "requeued" if row.state == JobState.QUEUED else row.state
     events.record(session, job_id=row.id, fence=row.fence, type=type, data=data)
+    if row.state == JobState.QUEUED:
+        hints.give(session, row.id)
     if JobState(row.state).terminal and row.kind == INGEST:
         _release_dataset(session, row)
 
@@ -394,7 +408,9 @@ def resume(session: Session, project_id: str, job_id: str) -> JobRow:
     """Queue a paused job again, in its old place."""
     before = _locked(session, project_id, job_id, "resume", (JobState.PAUSED,))
     events.record(session, job_id=job_id, fence=before.fence, type="resume_requested")
-    return _change(session, before, state=JobState.QUEUED, pause_requested_ms=None, run_after_ms=now_ms())
+    row = _change(session, before, state=JobState.QUEUED, pause_requested_ms=None, run_after_ms=now_ms())
+    hints.give(session, job_id)
+    return row
 
 
 def retry(session: Session, project_id: str, job_id: str) -> JobRow:
@@ -406,7 +422,9 @@ def retry(session: Session, project_id: str, job_id: str) -> JobRow:
     events.record(session, job_id=job_id, fence=before.fence, type="retry_requested")
     cleared = dict.fromkeys(("cancel_requested_ms", "pause_requested_ms", "finished_ms", "reason", "message"))
     counters: dict[str, Any] = {"failures": 0, "losses": 0, "warnings": [], "progress": None}
-    return _change(session, before, **cleared, **counters, state=JobState.QUEUED, run_after_ms=now_ms())
+    row = _change(session, before, **cleared, **counters, state=JobState.QUEUED, run_after_ms=now_ms())
+    hints.give(session, job_id)
+    return row
 
 
 def _locked(session: Session, project_id: str, job_id: str, verb: str, states: tuple[JobState, ...]) -> JobRow:

@@ -7,23 +7,39 @@ again, and a lock on the row cannot.
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, and_, literal, select
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, bindparam, literal_column, select
 from sqlalchemy.orm import Session
 
 from gammabeta.schemas.jobs import JobState
-from gammabeta.store.tables import JobRow, Words
+from gammabeta.store.tables import JobRow, core, now_ms
+
+
+def in_state(state: JobState) -> ColumnElement[bool]:
+    """Written into the statement as text, since a planner uses the partial indexes only for a state that it can see."""
+    return JOBS.c.state == literal_column(f"'{state.value}'")
+
+
+JOBS = core(JobRow)
+HELD = and_(JOBS.c.id == bindparam("held_id"), JOBS.c.fence == bindparam("held_fence"), in_state(JobState.RUNNING))
+"""Whether an attempt, given by `attempt`, still holds the job."""
+RENEWED = now_ms() + bindparam("ttl_ms")
+"""Until when its lease goes, if it is renewed now."""
+
+_LOCK = select(JOBS.c.id).where(HELD).with_for_update()
+
+
+def attempt(job_id: str, fence: int) -> dict[str, Any]:
+    """What a statement with `HELD` is given."""
+    return {"held_id": job_id, "held_fence": fence}
 
 
 def held(job_id: str, fence: int) -> ColumnElement[bool]:
-    """Whether this attempt still holds the job."""
+    """`HELD` for this attempt."""
     return and_(JobRow.id == job_id, JobRow.fence == fence, JobRow.state == JobState.RUNNING)
 
 
 def lock(session: Session, job_id: str, fence: int) -> bool:
     """Keep the job with this attempt until the transaction ends. False: the fence is lost."""
-    return session.scalar(select(JobRow.id).where(held(job_id, fence)).with_for_update()) is not None
-
-
-def in_state(state: JobState) -> ColumnElement[bool]:
-    """Written into the statement as text, since a planner uses the partial indexes only for a state that it can see."""
-    return JobRow.state == literal(state.value, Words(), literal_execute=True)
+    return session.scalar(_LOCK, attempt(job_id, fence)) is not None

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import insert, null, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import bindparam, insert, null, select, update
 from sqlalchemy.orm import Session
 
 from gammabeta.schemas.batchnorm import BatchNormState, to_bytes
@@ -15,16 +14,46 @@ from gammabeta.schemas.jobs import JobState
 from gammabeta.store import events, leases
 from gammabeta.store.tables import (
     DatasetRow,
-    JobRow,
     LayerRow,
     ModelRow,
     ProjectRow,
     StateRow,
-    Table,
     VersionRow,
+    core,
     new_id,
     now_ms,
 )
+from gammabeta.store.together import Together, inserting_if_absent
+
+_JOBS, _MODELS, _VERSIONS = leases.JOBS, core(ModelRow), core(VersionRow)
+_PROJECTS, _STATES = core(ProjectRow), core(StateRow)
+
+_SUCCEED = (
+    update(_JOBS)
+    .where(leases.HELD, _JOBS.c.cancel_requested_ms.is_(None))
+    .values(state=JobState.SUCCEEDED.value, finished_ms=now_ms(), worker_id=null(), lease_until_ms=null())
+    .returning(_JOBS.c.project_id)
+)
+_NEXT_VERSION = (
+    update(_MODELS)
+    .where(_MODELS.c.project_id == bindparam("project"), _MODELS.c.name == bindparam("named"))
+    .values(last_version=_MODELS.c.last_version + 1)
+    .returning(_MODELS.c.id, _MODELS.c.last_version)
+)
+_ADD_MODEL = inserting_if_absent(_MODELS, created_ms=now_ms())
+_ADD_STATE = inserting_if_absent(_STATES, created_ms=now_ms())
+_STATE = select(_STATES.c.digest).where(_STATES.c.digest == bindparam("digest"))
+_ITS: dict[str, Any] = {each.name: bindparam(f"its_{each.name}") for each in _VERSIONS.c if each.name != "created_ms"}
+_ADD_VERSION = insert(_VERSIONS).values({**_ITS, "created_ms": now_ms()}).inline()
+_SHOW_VERSION = (
+    update(_JOBS)
+    .where(_JOBS.c.id == bindparam("its_job_id"))
+    .values(version=bindparam("its_number"), model=bindparam("named"), result=bindparam("shown"))
+)
+_MOVE_REVISION = (
+    update(_PROJECTS).where(_PROJECTS.c.id == bindparam("project")).values(revision=_PROJECTS.c.revision + 1)
+)
+_PUBLISH = Together(_ADD_VERSION, _SHOW_VERSION, events.RECORD, _MOVE_REVISION)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,32 +81,29 @@ def publish_version(session: Session, *, job_id: str, fence: int, publication: P
         return None
     model_id, number = _next_version(session, project_id, publication.model)
     _store_state(session, publication.state)
-    row = VersionRow(
-        model_id=model_id,
-        number=number,
-        job_id=job_id,
-        fence=fence,
-        dataset_id=publication.dataset_id,
-        network=publication.network,
-        preprocessing=publication.preprocessing,
-        classes=publication.classes,
-        metrics=publication.metrics,
-        weights_sha256=publication.weights_sha256,
-        weights_bytes=publication.weights_bytes,
-        batchnorm_digest=publication.state.digest,
-        batchnorm_counts=_counts(publication.state),
-        parameters=publication.parameters,
-        parent=publication.parent,
-        created_ms=now_ms(),
-    )
-    session.add(row)
-    session.flush()
-    shown = {"version": number, "model": publication.model, "result": {"metrics": _brief(publication.metrics)}}
-    session.execute(update(JobRow).where(JobRow.id == job_id).values(**shown))
+    place = {"model_id": model_id, "number": number, "job_id": job_id, "fence": fence}
+    row = {f"its_{name}": value for name, value in (place | _columns(publication)).items()}
+    shown = {"named": publication.model, "shown": {"metrics": _brief(publication.metrics)}}
     data = {"outcome": "success", "model": publication.model, "version": str(number)}
-    events.record(session, job_id=job_id, fence=fence, type="succeeded", data=data)
-    move_revision(session, project_id)
+    event = events.given(job_id, fence, "succeeded", data)
+    _PUBLISH.execute(session, row | shown | event | {"project": project_id})
     return str(number)
+
+
+def _columns(publication: Publication) -> dict[str, Any]:
+    return {
+        "dataset_id": publication.dataset_id,
+        "network": publication.network,
+        "preprocessing": publication.preprocessing,
+        "classes": publication.classes,
+        "metrics": publication.metrics,
+        "weights_sha256": publication.weights_sha256,
+        "weights_bytes": publication.weights_bytes,
+        "batchnorm_digest": publication.state.digest,
+        "batchnorm_counts": _counts(publication.state),
+        "parameters": publication.parameters,
+        "parent": publication.parent,
+    }
 
 
 def _brief(metrics: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -107,35 +133,24 @@ def publish_dataset(session: Session, *, job_id: str, fence: int, dataset_id: st
 def move_revision(session: Session, project_id: str) -> None:
     """Tell every process that keeps resolved names to look again. The last statement of a transaction, since all
     writers of the project wait for each other here."""
-    session.execute(
-        update(ProjectRow)
-        .where(ProjectRow.id == project_id)
-        .values(revision=ProjectRow.revision + 1)
-        .execution_options(synchronize_session=False)
-    )
+    session.execute(_MOVE_REVISION, {"project": project_id})
 
 
 def _succeed(session: Session, job_id: str, fence: int) -> str | None:
     """The guarded step to succeeded: the job's project, or None."""
-    return session.scalar(
-        update(JobRow)
-        .where(leases.held(job_id, fence), JobRow.cancel_requested_ms.is_(None))
-        .values(state=JobState.SUCCEEDED, finished_ms=now_ms(), worker_id=null(), lease_until_ms=null())
-        .returning(JobRow.project_id)
-        .execution_options(synchronize_session=False)
-    )
+    project_id: str | None = session.scalar(_SUCCEED, leases.attempt(job_id, fence))
+    return project_id
 
 
 def _next_version(session: Session, project_id: str, name: str) -> tuple[str, int]:
     """The model's id and a number that was never used."""
-    named = (ModelRow.project_id == project_id, ModelRow.name == name)
-    if session.scalar(select(ModelRow.id).where(*named)) is None:
+    named = {"project": project_id, "named": name}
+    raised = session.execute(_NEXT_VERSION, named).one_or_none()
+    if raised is None:
         values = {"id": new_id("mdl"), "project_id": project_id, "name": name, "last_version": 0}
-        _insert_if_absent(session, ModelRow, {**values, "created_ms": now_ms()})
-    raised = update(ModelRow).where(*named).values(last_version=ModelRow.last_version + 1)
-    model_id, number = session.execute(
-        raised.returning(ModelRow.id, ModelRow.last_version).execution_options(synchronize_session=False)
-    ).one()
+        _ADD_MODEL(session, values)
+        raised = session.execute(_NEXT_VERSION, named).one()
+    model_id, number = raised
     return model_id, number
 
 
@@ -146,10 +161,10 @@ def _counts(state: BatchNormState) -> list[dict[str, int]]:
 
 def _store_state(session: Session, state: BatchNormState) -> None:
     """Versions with the same state share its rows."""
-    if session.scalar(select(StateRow.digest).where(StateRow.digest == state.digest)) is not None:
+    if session.scalar(_STATE, {"digest": state.digest}) is not None:
         return
-    head = {"digest": state.digest, "layers": len(state.layers), "created_ms": now_ms()}
-    if not _insert_if_absent(session, StateRow, head) or not state.layers:
+    head = {"digest": state.digest, "layers": len(state.layers)}
+    if not _ADD_STATE(session, head) or not state.layers:
         return
     session.execute(
         insert(LayerRow),
@@ -169,13 +184,3 @@ def _store_state(session: Session, state: BatchNormState) -> None:
             for position, layer in enumerate(state.layers)
         ],
     )
-
-
-def _insert_if_absent(session: Session, table: type[Table], values: dict[str, Any]) -> bool:
-    """False: another transaction was first, and has committed."""
-    try:
-        with session.begin_nested():
-            session.execute(insert(table).values(**values))
-    except IntegrityError:
-        return False
-    return True

@@ -5,7 +5,7 @@
               │        └──────────────┐ one version at most per job
               ├─ models ── versions ──┤
               │        └─ aliases     └─► batchnorm_states ── batchnorm_layers
-              └─ idempotency                                    workers
+              └─ idempotency                                    workers, served_programs
 
 Times are milliseconds of the database's clock (`now_ms()`), never of a program's. Jobs and versions name their data set
 by its id without a foreign key: the data set may be deleted, and where a model came from stays known.
@@ -18,6 +18,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
+import sqlalchemy as sa
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -106,6 +107,17 @@ class Table(DeclarativeBase):
     }
 
 
+def core(rows: type[Table]) -> sa.Table:
+    """The table without its class. A statement over it that a module keeps is built, and given the key under which its
+    text is kept, once; one over the class anew each time, which costs several times what the database needs for it."""
+    return rows.metadata.tables[rows.__tablename__]
+
+
+RETIRED = {"jobs": {"deadline_ms": BigInteger()}}
+"""Columns that the database has for programs of earlier versions, and this one neither reads nor writes. A column goes
+in two steps: first here, then, once the migration serves no program that mentions it, from the database."""
+
+
 class ProjectRow(Table):
     """Whose things they are. `revision` moves whenever what a name of a model means may have changed."""
 
@@ -186,7 +198,6 @@ class JobRow(Table):
     run_after_ms: Mapped[int]
     started_ms: Mapped[int | None]
     finished_ms: Mapped[int | None]
-    deadline_ms: Mapped[int | None]
     fence: Mapped[int]
     failures: Mapped[int]
     losses: Mapped[int]
@@ -345,6 +356,15 @@ class WorkerRow(Table):
     slots: Mapped[dict[str, Any]]
     started_ms: Mapped[int]
     beat_ms: Mapped[int]
+
+
+class ServedRow(Table):
+    """A version of gammabeta that may use the database as it is, by the newest migration that comes with it. Each
+    migration writes anew which these are."""
+
+    __tablename__ = "served_programs"
+
+    head: Mapped[str] = mapped_column(primary_key=True)
 
 
 class AnswerRow(Table):

@@ -9,13 +9,16 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from pydantic import Field, field_validator, model_validator
 
+from gammabeta import failpoints
 from gammabeta.errors import InvalidRequest, WrongState
+from gammabeta.failpoints import Failpoint
 from gammabeta.schemas.base import Name, not_supported, wrong
 from gammabeta.schemas.base import Request as Schema
 from gammabeta.schemas.datasets import Dataset, DatasetFormat, Preview, Split
 from gammabeta.schemas.jobs import Lane
 from gammabeta.store import datasets, jobs
 from gammabeta.store.engine import Session
+from gammabeta.store.limits import QueueLimits
 from gammabeta.store.tables import DEFAULT_PROJECT, DatasetRow, new_id
 from service import uploads
 from service.bodies import check_media_type
@@ -159,18 +162,24 @@ def delete_dataset(dataset: Named, context: Ctx) -> None:
 def _create(context: Context, query: UploadQuery, file: Received, key: str | None, dataset_id: str) -> dict[str, Any]:
     """Everything in one transaction. The file takes its place last, so that an error leaves nothing behind."""
     asked = query.model_dump(mode="json")
+    failpoints.reached(Failpoint.UPLOAD_RECEIVED)
     digest = hashlib.sha256(b"POST /v1/datasets\n" + canonical([asked, file.sha256])).hexdigest()
 
     def create() -> dict[str, Any]:
-        row = _first(session, query, file, dataset_id) if query.of is None else _second(session, query, file)
+        row, options = _first(session, query, file, dataset_id) if query.of is None else _second(session, query, file)
+        _queue(session, row, options, context.settings.queue_limits)
         context.blobs.keep_upload(file.path, row.id)
+        failpoints.reached(Failpoint.UPLOAD_KEPT)
         return datasets.to_schema(row).model_dump(mode="json")
 
     with context.database.write() as session:
-        return once(session, key, digest, create)
+        answer = once(session, key, digest, create)
+    failpoints.reached(Failpoint.UPLOAD_COMMITTED)
+    return answer
 
 
-def _first(session: Session, query: UploadQuery, file: Received, dataset_id: str) -> DatasetRow:
+def _first(session: Session, query: UploadQuery, file: Received, dataset_id: str) -> tuple[DatasetRow, dict[str, Any]]:
+    """The data set, and what the job that reads the file is told."""
     row = datasets.create(
         session,
         id=dataset_id,
@@ -181,22 +190,21 @@ def _first(session: Session, query: UploadQuery, file: Received, dataset_id: str
         sha256=file.sha256,
         options=query.options,
     )
-    _queue(session, row, query.options)
-    return row
+    return row, query.options
 
 
-def _second(session: Session, query: UploadQuery, file: Received) -> DatasetRow:
+def _second(session: Session, query: UploadQuery, file: Received) -> tuple[DatasetRow, dict[str, Any]]:
+    """The same for a second file."""
     row = datasets.get(session, DEFAULT_PROJECT, query.of or "")
     if row.format != query.format:
         raise InvalidRequest.of("format", f"must be that of the first file: {row.format}", query.format)
     inherited = {key: row.options.get(key) for key in ("target", "categorical", "ignore")}
     options = {**query.options, **inherited, "test_fraction": None}
     row = datasets.begin_second_split(session, row, bytes=file.bytes, sha256=file.sha256, options=options)
-    _queue(session, row, options)
-    return row
+    return row, options
 
 
-def _queue(session: Session, row: DatasetRow, options: dict[str, Any]) -> None:
+def _queue(session: Session, row: DatasetRow, options: dict[str, Any], limits: QueueLimits) -> None:
     jobs.submit(
         session,
         jobs.NewJob(
@@ -208,6 +216,7 @@ def _queue(session: Session, row: DatasetRow, options: dict[str, Any]) -> None:
             request=options,
             dataset_id=row.id,
         ),
+        limits=limits,
     )
 
 

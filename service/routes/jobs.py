@@ -10,7 +10,9 @@ from fastapi import APIRouter, Header, Query
 from fastapi.responses import Response, StreamingResponse
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
+from gammabeta import failpoints
 from gammabeta.errors import InvalidRequest, WrongState
+from gammabeta.failpoints import Failpoint
 from gammabeta.schemas.base import Name
 from gammabeta.schemas.base import Request as Schema
 from gammabeta.schemas.datasets import DatasetManifest
@@ -116,6 +118,8 @@ def submit_job(
     digest = hashlib.sha256(b"POST /v1/jobs\n" + canonical(body)).hexdigest()
     with context.database.write() as session:
         answer = once(session, idempotency_key, digest, lambda: _submit(context, session, request))
+        failpoints.reached(Failpoint.SUBMIT_BEFORE_COMMIT)
+    failpoints.reached(Failpoint.SUBMIT_AFTER_COMMIT)
     return accepted(answer, f"/v1/jobs/{answer['id']}")
 
 
@@ -149,7 +153,10 @@ def get_job(job_id: Named, context: Ctx) -> Job:
 def cancel_job(job_id: Named, context: Ctx) -> Job:
     """Cancel a job; after this it cannot succeed. A running one is `cancelling` until its worker has stopped it."""
     with context.database.write() as session:
-        return _shown(session, jobs.request_cancel(session, DEFAULT_PROJECT, job_id))
+        job = _shown(session, jobs.request_cancel(session, DEFAULT_PROJECT, job_id))
+        failpoints.reached(Failpoint.CANCEL_BEFORE_COMMIT)
+    failpoints.reached(Failpoint.CANCEL_AFTER_COMMIT)
+    return job
 
 
 @router.post("/{job_id}/pause", status_code=202)
@@ -261,6 +268,7 @@ def _submit(context: Context, session: Session, request: TrainRequest) -> dict[s
             dataset_id=dataset.id,
             metadata=resolved.metadata,
         ),
+        limits=context.settings.queue_limits,
     )
     return _shown(session, row).model_dump(mode="json")
 

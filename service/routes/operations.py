@@ -57,10 +57,10 @@ async def version() -> VersionAnswer:
 
 def _database(context: Context) -> list[str]:
     try:
-        pending = migrations.pending(context.database)
+        complaint = migrations.complaint(context.database)
     except NotReady as error:
         return [error.message]
-    return ["The database is not up to date. Run `gammabeta db upgrade`."] if pending else []
+    return [] if complaint is None else [complaint]
 
 
 def _blobs(context: Context) -> list[str]:

@@ -2,6 +2,49 @@
 
 from __future__ import annotations
 
+from tests.faults import (
+    api_kills,
+    bombs,
+    cancels,
+    claims,
+    clocks,
+    connections,
+    contention,
+    corruption,
+    crashes,
+    drains,
+    full_disks,
+    hangs,
+    kills,
+    memory,
+    outages,
+    poison,
+    protocol_model,
+    submitters,
+    upgrades,
+    zombies,
+)
 from tests.faults.rig import Scenario
 
-MATRIX: tuple[Scenario, ...] = ()
+MATRIX: tuple[Scenario, ...] = (
+    kills.SCENARIO,
+    claims.SCENARIO,
+    submitters.SCENARIO,
+    zombies.SCENARIO,
+    crashes.SCENARIO,
+    corruption.SCENARIO,
+    drains.SCENARIO,
+    cancels.SCENARIO,
+    hangs.SCENARIO,
+    poison.SCENARIO,
+    memory.SCENARIO,
+    outages.SCENARIO,
+    connections.SCENARIO,
+    api_kills.SCENARIO,
+    clocks.SCENARIO,
+    full_disks.SCENARIO,
+    contention.SCENARIO,
+    bombs.SCENARIO,
+    protocol_model.SCENARIO,
+    upgrades.SCENARIO,
+)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
+import time
 from collections.abc import Callable
-
-import torch
+from contextlib import suppress
+from pathlib import Path
 
 from gammabeta.failpoints import Failpoint
 
@@ -35,7 +37,27 @@ def run_out_of_memory() -> None:
 
 
 def run_out_of_gpu_memory() -> None:
+    import torch  # noqa: PLC0415 - a rigged supervisor has no use for it
+
     raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def devour() -> None:
+    """Take memory until there is none: the address space is limited to little more than what is in use."""
+    import torch  # noqa: PLC0415 - as above
+
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * os.sysconf("SC_PAGE_SIZE") + (256 << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    held = []
+    while True:
+        held.append(torch.ones(16 << 18))
+
+
+def gorge() -> None:
+    """Take memory until the kernel has enough of it, at the latest after 4 GiB."""
+    held = [bytearray(os.urandom(1 << 20)) * 16 for _ in range(256)]
+    os._exit(len(held) % 255)
 
 
 DEEDS: dict[str, Callable[[], None]] = {
@@ -45,6 +67,8 @@ DEEDS: dict[str, Callable[[], None]] = {
     "hang": hang,
     "memory": run_out_of_memory,
     "gpu_memory": run_out_of_gpu_memory,
+    "devour": devour,
+    "gorge": gorge,
 }
 
 
@@ -59,5 +83,18 @@ def planned(plan: str) -> Callable[[Failpoint], None]:
             left[0] -= 1
             if left[0] == 0:
                 do()
+
+    return act
+
+
+def trapped(folder: Path) -> Callable[[Failpoint], None]:
+    """The action of a program that walks into the traps of a folder, see `tests.faults.traps`."""
+
+    def act(place: Failpoint) -> None:
+        held = folder / f"{place}.{os.getpid()}"
+        with suppress(FileNotFoundError):
+            (folder / place).rename(held)
+            while held.exists():
+                time.sleep(0.005)
 
     return act

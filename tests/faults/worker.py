@@ -1,17 +1,24 @@
 """`python -P -m tests.faults.worker`: the worker, with trainers that do what a job's `fault` says; FAULT is what the
-supervisor itself does."""
+supervisor itself does; REINS names a file that says so while it runs. Without both, it walks into the traps of its
+home."""
 
 from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 from gammabeta import failpoints
-from tests.faults.sabotage import planned
+from tests.faults.sabotage import planned, trapped
+from tests.faults.steered import Steered
 from worker.__main__ import main
 from worker.children import Children
 
 if __name__ == "__main__":
     if "FAULT" in os.environ:
         failpoints.arm(planned(os.environ["FAULT"]))
+    elif "REINS" in os.environ:
+        failpoints.arm(Steered(Path(os.environ["REINS"])))
+    else:
+        failpoints.arm(trapped(Path(os.environ["GAMMABETA_HOME"]) / "traps"))
     sys.exit(main(Children(trainer="tests.faults.trainer", preload="tests.faults.preload")))

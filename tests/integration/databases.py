@@ -81,6 +81,7 @@ def _wipe(address: str) -> None:
         for table in reversed(Table.metadata.sorted_tables):
             connection.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(table.name)))
         connection.execute("INSERT INTO projects VALUES ('default', 'default', 0, 0)")
+        connection.execute("INSERT INTO served_programs VALUES (%s)", [migrations.head()])
 
 
 @pytest.fixture(scope="session")
@@ -107,9 +108,9 @@ def url(kind: str, databases: Databases, tmp_path: Path) -> Iterator[str]:
         yield address
 
 
-@pytest.fixture
-def clock(kind: str, url: str) -> Iterator[Clock]:
-    """On PostgreSQL `now_ms()` is replaced by one that reads a table."""
+@contextmanager
+def virtual_clock(kind: str, url: str) -> Iterator[Clock]:
+    """On PostgreSQL `now_ms()` is replaced by one that reads a table. On SQLite it is for `Database(…, clock=…)`."""
     if kind == "sqlite":
         yield Clock()
         return
@@ -125,6 +126,12 @@ def clock(kind: str, url: str) -> Iterator[Clock]:
         )
         yield Clock(set_to)
         connection.execute(real)
+
+
+@pytest.fixture
+def clock(kind: str, url: str) -> Iterator[Clock]:
+    with virtual_clock(kind, url) as made:
+        yield made
 
 
 @pytest.fixture

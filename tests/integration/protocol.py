@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from hypothesis import HealthCheck, Phase, settings
+import hypothesis
+from hypothesis import HealthCheck, Phase, Verbosity, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from hypothesis.stateful import run_state_machine_as_test as run_machine
@@ -586,14 +587,16 @@ def wipe(db: Database) -> None:
                 session.execute(delete(table))
 
 
-def check(db: Database, clock: Clock, protocol: Protocol, *, examples: int, steps: int, shrink: bool = True) -> None:
-    """Drive the protocol through so many examples of so many steps, the same ones each time.
+def check(
+    db: Database, clock: Clock, protocol: Protocol, *, examples: int, steps: int, seed: int, shrink: bool = True
+) -> None:
+    """Drive the protocol through so many examples of so many steps, the same ones for the same seed.
 
     Raises:
-        Violation: the shortest run of steps that led there was printed.
+        Violation: with `shrink`, the shortest run of steps that led there was printed.
     """
-    phases = (Phase.generate, Phase.shrink) if shrink else (Phase.generate,)
 
+    @hypothesis.seed(seed)
     class Bound(Machine):
         def __init__(self) -> None:
             super().__init__(db, clock, protocol)
@@ -603,10 +606,10 @@ def check(db: Database, clock: Clock, protocol: Protocol, *, examples: int, step
         settings=settings(
             max_examples=examples,
             stateful_step_count=steps,
-            derandomize=True,
             database=None,
             deadline=None,
-            phases=phases,
+            phases=(Phase.generate, Phase.shrink) if shrink else (Phase.generate,),
+            verbosity=Verbosity.normal if shrink else Verbosity.quiet,
             report_multiple_bugs=False,
             suppress_health_check=list(HealthCheck),
         ),

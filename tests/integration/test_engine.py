@@ -29,3 +29,23 @@ def test_the_address_may_say_otherwise_and_what_takes_too_long_is_not_ready(url:
     with pytest.raises(NotReady), db.read() as session:
         session.execute(text("SELECT pg_sleep(20)"))
     db.dispose()
+
+
+def test_a_transaction_that_stands_still_is_ended_and_gives_its_locks_back(url: str) -> None:
+    joint = "&" if "?" in url else "?"
+    frozen = Database(f"{url}{joint}options=-c%20idle_in_transaction_session_timeout%3D50")
+    awake = Database(url)
+    touch = text("UPDATE projects SET revision = revision + 1")
+
+    def stand_still() -> None:
+        with frozen.write() as session:
+            session.execute(touch)
+            with awake.write() as other:
+                other.execute(touch)  # waits for the lock
+
+    with pytest.raises(NotReady):
+        stand_still()
+    with frozen.read() as session:
+        assert session.scalar(text("SELECT revision FROM projects")) == 1
+    frozen.dispose()
+    awake.dispose()

@@ -167,6 +167,23 @@ def test_the_reaper_waits_a_lease_after_it_slept(db: Database, away: Away, clock
     assert reaper.reap() == [held.job_id]
 
 
+def test_the_reaper_waits_a_lease_after_the_clock_of_the_database_was_put_forward(
+    db: Database, away: Away, clock: Clock
+) -> None:
+    held, seconds = claimed(db), [100.0]
+    reaper = Reaper(away, settings(lease_seconds=30, reap_seconds=5), clock=lambda: seconds[0])  # type: ignore[arg-type]
+    assert reaper.reap() == []
+    clock.advance(3_600_000)
+    assert reaper.reap() == []
+    for _ in range(2):
+        seconds[0] += 10
+        clock.advance(10_000)
+        assert reaper.reap() == []
+    assert _row(db, held).state == JobState.RUNNING
+    seconds[0] += 10
+    assert reaper.reap() == [held.job_id]
+
+
 def test_a_reaper_that_looks_seldom_reaps_all_the_same(db: Database, away: Away, clock: Clock) -> None:
     held = claimed(db)
     seconds = [0.0]

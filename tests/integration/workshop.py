@@ -28,6 +28,8 @@ from tests.unit.ingestion.conftest import npz
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 60
+MARK = "PYTHONWORKSHOP"
+"""In the environment of a steered worker; a worker forgets all of it but harmless names, such as those of Python's."""
 SECRET = "a-password-that-no-child-may-see"
 FAST = {
     "HEARTBEAT_SECONDS": "0.2",
@@ -45,13 +47,13 @@ def _chosen(settings: dict[str, str]) -> dict[str, str]:
     return {f"GAMMABETA_{name}": value for name, value in (FAST | settings).items()}
 
 
-def until(condition: Callable[[], T | None], what: str, *, seconds: float = PATIENCE) -> T:
+def until(condition: Callable[[], T | None], what: str, *, seconds: float = PATIENCE, every: float = 0.02) -> T:
     """Look again and again until there is something to see."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if found := condition():
             return found
-        time.sleep(0.02)
+        time.sleep(every)
     raise AssertionError(f"waited {seconds:g} s in vain: {what}")
 
 
@@ -109,6 +111,15 @@ def _processes() -> Iterator[tuple[int, int]]:
                 yield int(folder.name), int(fields[1])
 
 
+def _mark(pid: int) -> str | None:
+    with suppress(OSError):
+        for each in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+            name, _, value = each.decode(errors="replace").partition("=")
+            if name == MARK:
+                return value
+    return None
+
+
 def _session(pid: int) -> int:
     try:
         return os.getsid(pid)
@@ -135,16 +146,35 @@ class Workshop:
             "PGAPPNAME": SECRET,
         }
         self._workers: list[Worker] = []
+        self.audited = False
+        """Whether what the auditor has to say was asked for already, by somebody who tells it."""
 
     def start(self, **settings: str) -> Worker:
         """A worker under the fast profile; settings without their prefix."""
         return self._start(self._environment | _chosen(settings), "worker")
 
-    def start_rigged(self, fault: str | None = None, **settings: str) -> Worker:
+    def start_rigged(
+        self, fault: str | None = None, environment: dict[str, str] | None = None, **settings: str
+    ) -> Worker:
         """A worker whose supervisor does `fault`, and whose trainers do what their jobs' metadata say; see
-        `tests.faults.sabotage`."""
-        environment = self._environment | _chosen(settings) | ({} if fault is None else {"FAULT": fault})
-        return self._start(environment | {"PYTHONPATH": str(ROOT)}, "tests.faults.worker")
+        `tests.faults.sabotage`. `environment`: what else is in it."""
+        rigged = {"PYTHONPATH": str(ROOT)} | ({} if fault is None else {"FAULT": fault}) | (environment or {})
+        return self._start(self._environment | _chosen(settings) | rigged, "tests.faults.worker")
+
+    def start_steered(self, reins: Path, **settings: str) -> Worker:
+        """A worker that is told while it runs what to do; see `tests.faults.steered`. Whatever it starts is among
+        `processes`."""
+        environment = self._environment | _chosen(settings) | {"REINS": str(reins)}
+        return self._start(environment | {"PYTHONPATH": str(ROOT), MARK: str(self.home)}, "tests.faults.worker")
+
+    def start_service(self, reins: Path, port: int) -> Worker:
+        """The service, which is told while it runs what to do."""
+        settings = {"GAMMABETA_PORT": str(port), "REINS": str(reins), "PYTHONPATH": str(ROOT)}
+        return self._start(self._environment | settings, "tests.faults.service")
+
+    def processes(self) -> set[int]:
+        """Steered workers and all that they have started, whoever their parent is by now."""
+        return {pid for pid, _ in _processes() if _mark(pid) == str(self.home)}
 
     def _start(self, environment: dict[str, str], module: str) -> Worker:
         worker = Worker(environment, self.home / "worker.log", module=module)
@@ -157,7 +187,7 @@ class Workshop:
         with self.db.read() as session:
             broken = audit(session, self.blobs)
         self.db.dispose()
-        assert broken == []
+        assert broken == [] or self.audited
 
     def upload(self, data: bytes, **options: Any) -> tuple[str, str]:
         """As the service does it: the data set and the job that reads it."""
@@ -202,6 +232,7 @@ class Workshop:
         model: str = "toy",
         max_seconds: int | None = None,
         metadata: dict[str, str] | None = None,
+        max_losses: int = 3,
         **training: Any,
     ) -> str:
         """Submit a training."""
@@ -227,6 +258,7 @@ class Workshop:
                 request=resolved.request.model_dump(mode="json") | {"max_seconds": max_seconds},
                 model=model,
                 dataset_id=dataset_id,
+                max_losses=max_losses,
             )
             return jobs.submit(session, new).id
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
 from gammabeta.errors import ArtifactCorrupt, NotSupported
+from gammabeta.files import Files
 from gammabeta.store.blobs import FolderBlobs, open_blobs
 
 DATA = bytes(range(256)) * 9_000
@@ -108,13 +109,17 @@ def test_a_damaged_tree_is_detected(blobs: FolderBlobs, checkpoint: Path, name: 
         blobs.tree(tree.uri, tree.sha256)
 
 
-def test_a_tree_that_is_stored_again_replaces_the_older_one(blobs: FolderBlobs, checkpoint: Path) -> None:
+def test_a_tree_that_is_stored_again_stands_beside_the_one_that_a_row_may_name(
+    blobs: FolderBlobs, checkpoint: Path
+) -> None:
     first = blobs.put_tree("jobs/job_1/f000001/ckpt-100", checkpoint)
     (checkpoint / "training.json").write_bytes(b'{"step": 100}')
     second = blobs.put_tree("jobs/job_1/f000001/ckpt-100", checkpoint)
-    assert (blobs.tree(second.uri, second.sha256) / "training.json").read_bytes() == b'{"step": 100}'
-    with pytest.raises(ArtifactCorrupt):
-        blobs.tree(first.uri, first.sha256)
+    third = blobs.put_tree("jobs/job_1/f000001/ckpt-100", checkpoint)
+    assert len({first.uri, second.uri, third.uri}) == 3
+    assert (blobs.tree(first.uri, first.sha256) / "training.json").read_bytes() == b"{}"
+    for each in (second, third):
+        assert (blobs.tree(each.uri, each.sha256) / "training.json").read_bytes() == b'{"step": 100}'
 
 
 def test_uploads_and_prefixes_are_removed(blobs: FolderBlobs, checkpoint: Path) -> None:
@@ -150,25 +155,43 @@ def test_a_full_disk_is_no_space_and_leaves_nothing(blobs: FolderBlobs, source: 
     assert not (blobs.root / "sha256").exists()
 
 
-def test_what_is_stored_is_synced_before_it_is_named_and_the_name_after(
-    blobs: FolderBlobs, source: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    order: list[str] = []
-    real_sync, real_rename = os.fsync, Path.rename
+class Noted(Files):
+    """Writes down what reaches the disk, and in which order."""
 
-    def sync(descriptor: int) -> None:
-        order.append("sync " + Path(f"/proc/self/fd/{descriptor}").readlink().name)
-        real_sync(descriptor)
+    def __init__(self) -> None:
+        self.order: list[str] = []
 
-    def rename(path: Path, target: Path) -> Path:
-        order.append(f"rename {target.name}")
-        return real_rename(path, target)
+    def sync(self, file: BinaryIO) -> None:
+        self.order.append(f"sync {Path(file.name).name}")
+        super().sync(file)
 
-    monkeypatch.setattr(os, "fsync", sync)
-    monkeypatch.setattr(Path, "rename", rename)
+    def sync_folder(self, folder: Path) -> None:
+        self.order.append(f"sync {folder.name}/")
+        super().sync_folder(folder)
+
+    def rename(self, source: Path, target: Path) -> None:
+        self.order.append(f"rename {target.name}")
+        super().rename(source, target)
+
+
+def test_what_is_stored_is_synced_before_it_is_named_and_the_names_after(tmp_path: Path, source: Path) -> None:
+    noted = Noted()
+    blobs = FolderBlobs(tmp_path / "home" / "blobs", files=noted)
     blobs.put_file(source)
-    assert order[:2] == ["sync file", f"rename {SHA256}"]
-    assert {"sync " + SHA256[:2], "sync sha256", "sync blobs"} <= set(order[2:])
+    made = [f"sync {tmp_path.name}/", "sync home/", "sync blobs/"]
+    assert noted.order[:4] == [*made, "sync file"]
+    noted.order.clear()
+    blobs.put_file(source)
+    assert noted.order == ["sync file", f"rename {SHA256}", f"sync {SHA256[:2]}/", "sync sha256/", "sync blobs/"]
+
+
+def test_the_name_of_an_upload_and_of_its_folder_is_synced(tmp_path: Path) -> None:
+    noted = Noted()
+    blobs = FolderBlobs(tmp_path / "blobs", files=noted)
+    received = blobs.upload_path("ds_1").with_suffix(".part")
+    received.write_bytes(b"a,b")
+    blobs.keep_upload(received, "ds_1")
+    assert noted.order == [f"sync {tmp_path.name}/", "sync blobs/", "rename ds_1", "sync uploads/", "sync blobs/"]
 
 
 def test_a_folder_is_opened_and_an_object_store_is_not_supported(tmp_path: Path) -> None:
@@ -184,4 +207,4 @@ def test_the_check_tells_whether_blobs_can_be_stored(blobs: FolderBlobs) -> None
     (blobs.root / "tmp").write_bytes(b"")
     with pytest.raises(OSError) as refusal:  # noqa: PT011
         blobs.check()
-    assert refusal.value.errno == errno.EEXIST
+    assert refusal.value.errno == errno.ENOTDIR

@@ -13,6 +13,7 @@ import typer
 import yaml
 from pydantic import TypeAdapter
 
+from bench import reliability
 from gammabeta.cli.main import app
 from gammabeta.client.client import Client
 from gammabeta.client.resources import Datasets, Jobs, Models
@@ -21,6 +22,7 @@ from gammabeta.nets.state import weights_of
 from gammabeta.schemas.jobs import JobRequest
 from gammabeta.schemas.normalization import BATCH_NORM_ARGUMENTS, BatchNorm
 from gammabeta.schemas.renorm import RenormClipping
+from tests.faults.matrix import MATRIX
 from tests.unit.nets.plans import network_of
 from tests.unit.settings_page import page
 
@@ -171,3 +173,13 @@ def test_layouts_of_kernels_are_those_of_the_file() -> None:
         network = network_of({"type": name, **arguments}, {"type": "flatten"}, shape=shape)
         assert tuple(weights_of(network)[f"{name}.kernel"].shape) == told.pop(name)
     assert told == {}
+
+
+def test_the_table_of_faults_is_what_was_measured() -> None:
+    told = reliability.PAGE.read_text()
+    assert told == reliability.page(told, reliability.rows()), "scripts/bench faults writes it"
+
+
+def test_the_table_of_faults_names_scenarios_that_exist() -> None:
+    known = {(each.id, kind) for each in MATRIX for kind in each.kinds}
+    assert {(each.id, each.database) for each in reliability.rows()} <= known

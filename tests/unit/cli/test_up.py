@@ -20,6 +20,17 @@ def test_a_home_that_cannot_be_written_is_one_readable_line(
     assert all(part in ran.err for part in ("must be a folder that can be written", "file/home", "GAMMABETA_HOME"))
 
 
+@pytest.mark.parametrize("command", [["up", "--port", "0"], ["db", "upgrade"], ["db", "check"]], ids=" ".join)
+def test_a_database_that_is_none_is_one_readable_line(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: list[str]
+) -> None:
+    monkeypatch.setenv("GAMMABETA_HOME", str(tmp_path))
+    monkeypatch.setenv("GAMMABETA_DATABASE_URL", "mysql://user@host/name")
+    ran = run(*command)
+    assert (ran.code, ran.err.count("\n")) == (1, 1)
+    assert "GAMMABETA_DATABASE_URL" in ran.err
+
+
 def test_a_wrong_setting_is_named_by_its_variable(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GAMMABETA_PORT", "abc")
     ran = run("up")

@@ -216,3 +216,18 @@ def test_timestamps_keep_their_seconds(ingest_file: Ingest) -> None:
     read = ingest_file.csv("at,y\n" + "\n".join(rows) + "\n")
     assert len(np.unique(read.x())) == 200
     assert read.manifest.features[0].max == 1_700_000_199
+
+
+@pytest.mark.parametrize(("text", "line"), [("a,y\n1,u\n{}", "line 3"), ("{}", "line 1"), ('a,y\n1,"{}"\n', "line 2")])
+def test_a_line_without_an_end_is_refused_before_it_fills_the_memory(
+    ingest_file: Ingest, monkeypatch: pytest.MonkeyPatch, text: str, line: str
+) -> None:
+    monkeypatch.setattr("worker.sheets.MAX_LINE", 1_000)
+    refused = ingest_file.refused(lambda: ingest_file.csv(text.format("2," * 1_000)))
+    assert (refused.reason, line in refused.message) == ("too_large", True)
+
+
+def test_a_line_may_be_as_long_as_the_limit_and_its_end(ingest_file: Ingest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.sheets.MAX_LINE", len("12345,u\r"))
+    for end in ("\n", "\r\n"):
+        assert ingest_file.csv(f"a,y{end}12345,u{end}2,v{end}").manifest.splits["train"].n == 2

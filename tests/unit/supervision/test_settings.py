@@ -44,3 +44,18 @@ def test_the_supervisor_never_loads_torch_and_an_ingestion_neither_torch_nor_sql
     loaded = "import sys, {}; print(sorted({{'torch', 'sqlalchemy', 'polars'}} & set(sys.modules)))"
     assert _run(loaded.format("worker.__main__")) == "['sqlalchemy']"
     assert _run(loaded.format("worker.ingestion")) == "['polars']"
+
+
+@pytest.mark.parametrize(
+    ("url", "seconds", "expected"),
+    [
+        (None, None, 0.2),
+        ("sqlite:///x.db", None, 0.2),
+        ("postgresql://gammabeta@db/gammabeta", None, 2.0),
+        ("postgresql://gammabeta@db/gammabeta", 0.5, 0.5),
+    ],
+)
+def test_slots_look_less_often_where_the_database_tells_of_jobs(
+    url: str | None, seconds: float | None, expected: float
+) -> None:
+    assert WorkerSettings(database_url=url, poll_seconds=seconds).resolved_poll_seconds == expected
