@@ -23,6 +23,7 @@ from time import perf_counter
 
 from bench import reliability
 from bench.reliability import Kept
+from gammabeta import logs
 from tests.faults.matrix import MATRIX
 from tests.faults.rig import Place, Scenario
 from tests.integration.databases import KINDS, Databases
@@ -34,6 +35,7 @@ SEED = 20_261_121
 def main() -> None:
     """Run, print, keep."""
     options = _options()
+    logs.set_up(level="error")
     broken = 0
     with ExitStack() as ended:
         folder = Path(ended.enter_context(tempfile.TemporaryDirectory(prefix="gammabeta-faults-")))

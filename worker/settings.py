@@ -60,7 +60,7 @@ class WorkerSettings(StoreSettings):
     cancel_grace_seconds: float = Field(default=10, ge=0)
     """How long a training may take to stop when asked to, before it is killed."""
 
-    drain_seconds: float = Field(default=15, ge=0)
+    leave_seconds: float = Field(default=15, ge=0)
     """How long, after that grace, a worker that was told to stop waits for the database and for its last checkpoints to
     be stored. Then it leaves, and its jobs are repeated from the checkpoints before, as after a crash."""
 
@@ -108,7 +108,7 @@ class WorkerSettings(StoreSettings):
     @property
     def stop_seconds(self) -> float:
         """The longest from SIGTERM to the end of the worker."""
-        return self.cancel_grace_seconds + self.drain_seconds
+        return self.cancel_grace_seconds + self.leave_seconds
 
     @property
     def lease_ms(self) -> int:

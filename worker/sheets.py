@@ -134,9 +134,9 @@ def _refuse_binary(path: Path) -> None:
 def _lines(file: TextIO) -> Iterator[str]:
     """The lines, none of which is so long that it fills the memory."""
     n = 0
-    while line := file.readline(MAX_LINE):
+    while line := file.readline(MAX_LINE + len("\r\n")):
         n += 1
-        if len(line) == MAX_LINE and not line.endswith(("\n", "\r")):
+        if len(line) > MAX_LINE and len(line.rstrip("\r\n")) > MAX_LINE:
             raise DatasetInvalid(
                 "too_large",
                 f"A line must have at most {MAX_LINE:,} characters. Received: more, in line {n:,}. End each row with a "

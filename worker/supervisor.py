@@ -170,6 +170,7 @@ class Supervisor:
                         slots=running,
                     )
         except (NotReady, NoSpace) as error:
+            self._reaper.blind()
             log.warning("no sign of life given", why=str(error))
         except Exception:
             log.exception("no sign of life given")
@@ -249,6 +250,11 @@ class Reaper:
         for job_id, state in reaped:
             log.warning("lease expired", job=job_id, state=state)
         return [job_id for job_id, _ in reaped]
+
+    def blind(self) -> None:
+        """Somebody else of this program found that nothing can be written. A full disk does not show in a reaping that
+        finds nothing to reap."""
+        self._blind = True
 
     def _slept(self) -> bool:
         """Whether it was away for so long since it last looked that leases of this machine may have run out."""

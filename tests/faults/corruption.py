@@ -32,7 +32,8 @@ from tests.integration.workshop import Workshop
 from tests.trainings import blobs as classes
 from worker import keeping
 
-STEPS = 1_000
+STEPS = 3_000
+"""Enough for a pause to come before the end."""
 WHOLE_JOBS = 25
 """One trial of so many lets a job go on."""
 

@@ -33,7 +33,7 @@ from tests.postgres import running_cluster
 STEPS = 600
 BUSY_SECONDS = 0.7
 """About as long as a training of so many steps takes."""
-LEASE_SECONDS, GRACE_SECONDS, DRAIN_SECONDS = 1.0, 2.0, 0.5
+LEASE_SECONDS, GRACE_SECONDS, LEAVE_SECONDS = 1.0, 2.0, 0.5
 SLOW_SECONDS = 1.4
 """Longer than the lease, shorter than the grace."""
 SLACK_SECONDS, LATE_SECONDS = 1.0, 5.0
@@ -42,7 +42,7 @@ LONGEST_SECONDS = 30.0
 SETTINGS = {
     "LEASE_SECONDS": str(LEASE_SECONDS),
     "CANCEL_GRACE_SECONDS": str(GRACE_SECONDS),
-    "DRAIN_SECONDS": str(DRAIN_SECONDS),
+    "LEAVE_SECONDS": str(LEAVE_SECONDS),
     "CHECKPOINT_SECONDS": "3600",
     "RETRY_SECONDS": "0",
 }
@@ -217,7 +217,7 @@ def _silent(stage: Stage, broken: list[str]) -> None:
     _stun(worker)
     with stage.silence():
         os.kill(worker.pid, signal.SIGTERM)
-        stage.told(worker, "database silent", broken, bound=GRACE_SECONDS + DRAIN_SECONDS, status=1)
+        stage.told(worker, "database silent", broken, bound=GRACE_SECONDS + LEAVE_SECONDS, status=1)
     broken += stage.not_as_ever(job_id)
 
 
@@ -227,7 +227,7 @@ HELD_UP = {"deaf trainer": _deaf, "slower than the lease": _slow, "second SIGTER
 def _figures(stage: Stage) -> dict[str, str]:
     return {
         f"later than allowed by more than {SLACK_SECONDS:g} s": str(stage.late),
-        "grace": f"{GRACE_SECONDS} s, lease {LEASE_SECONDS} s, drain {DRAIN_SECONDS} s",
+        "grace": f"{GRACE_SECONDS} s, lease {LEASE_SECONDS} s, leave {LEAVE_SECONDS} s",
         **{f"ended, {name} (p50 / p95 / most)": seconds(took) for name, took in sorted(stage.exits.items())},
     }
 

@@ -153,6 +153,17 @@ def test_the_reaper_waits_a_lease_after_an_outage(db: Database, away: Away, cloc
     assert until(reaper.reap, "the lease after the outage to pass") == [held.job_id]
 
 
+def test_the_reaper_waits_a_lease_after_it_was_told_of_an_outage(db: Database, away: Away, clock: Clock) -> None:
+    held, seconds = claimed(db), [100.0]
+    reaper = Reaper(away, settings(lease_seconds=10, reap_seconds=5), clock=lambda: seconds[0])  # type: ignore[arg-type]
+    clock.advance(TTL + 1)
+    reaper.blind()
+    for _ in range(2):
+        assert reaper.reap() == []
+        seconds[0] += 5
+    assert reaper.reap() == [held.job_id]
+
+
 def test_the_reaper_waits_a_lease_after_it_slept(db: Database, away: Away, clock: Clock) -> None:
     held = claimed(db)
     seconds = [100.0]

@@ -263,10 +263,21 @@ def test_a_connection_that_is_cut_is_not_ready_and_the_next_transaction_has_anot
     database = Database(url)
     with pytest.raises(NotReady), database.write() as session:
         session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+    with database.write() as session:
+        assert session.scalar(text("SELECT 1")) == 1
+    database.dispose()
+
+
+@pytest.mark.parametrize("kind", ["postgresql"])
+def test_a_connection_that_was_cut_while_nobody_used_it_is_not_used_again(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gammabeta.store.engine.SILENT_SECONDS", 0)
+    database = Database(url)
     with database.read() as session:
         idle = session.scalar(text("SELECT pg_backend_pid()"))
     with psycopg.connect(url) as admin:
         admin.execute("SELECT pg_terminate_backend(%s, 5000)", [idle])
     with database.write() as session:
-        assert session.scalar(text("SELECT 1")) == 1
+        assert session.scalar(text("SELECT pg_backend_pid()")) != idle
     database.dispose()

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from gammabeta.errors import NotReady
 from gammabeta.schemas.jobs import JobState, Lane, TrainRequest
 from gammabeta.schemas.resolution import resolve
 from gammabeta.store import checkpoints, datasets, events, jobs
@@ -48,11 +49,12 @@ def _chosen(settings: dict[str, str]) -> dict[str, str]:
 
 
 def until(condition: Callable[[], T | None], what: str, *, seconds: float = PATIENCE, every: float = 0.02) -> T:
-    """Look again and again until there is something to see."""
+    """Look again and again until there is something to see. A database that is away shows nothing yet."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if found := condition():
-            return found
+        with suppress(NotReady):
+            if found := condition():
+                return found
         time.sleep(every)
     raise AssertionError(f"waited {seconds:g} s in vain: {what}")
 

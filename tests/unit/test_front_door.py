@@ -64,6 +64,8 @@ def test_the_front_door_offers_exactly_this() -> None:
         "NotSupported",
         "Prediction",
         "PreprocessingSpec",
+        "QueueFull",
+        "QuotaExceeded",
         "RMSprop",
         "Regularizer",
         "RenormClipping",
