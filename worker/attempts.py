@@ -266,7 +266,7 @@ class Attempt(ABC):
         """Write how it ended, for as long as it takes until the database answers or the fence is lost."""
         while not self.lease.lost.is_set():
             try:
-                with self.around.db.write() as session:
+                with self.lease.last_word(), self.around.db.write() as session:
                     self._write(session, ending)
                 stopped = isinstance(ending, Stop)
                 failpoints.reached(Failpoint.STOP_AFTER_COMMIT if stopped else Failpoint.PUBLISH_AFTER_COMMIT)

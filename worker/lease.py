@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -41,6 +42,7 @@ class Lease:
         self.flags = NOTHING_ASKED
         self.lost = threading.Event()
         self._closed = threading.Event()
+        self._turn, self._ended = threading.Lock(), False
         self._progress: dict[str, Any] | None = None
         self._renewed = boot_seconds()
         self._threads = [
@@ -69,6 +71,14 @@ class Lease:
             self.lost.set()
             self._on_lost()
 
+    @contextmanager
+    def last_word(self) -> Iterator[None]:
+        """Within it the end of the attempt is written, and is committed when the block ends without an error. A
+        heartbeat that crosses it finds no row, and that is no loss."""
+        with self._turn:
+            yield
+            self._ended = True
+
     def renew(self) -> None:
         """One heartbeat."""
         try:
@@ -80,10 +90,12 @@ class Lease:
                 "lease not renewed", job=self._claim.job_id, blind_seconds=self._blind_seconds(), why=str(error)
             )
             return
-        if flags is None:
-            self.lose()
-        else:
+        if flags is not None:
             self.flags, self._renewed = flags, boot_seconds()
+            return
+        with self._turn:
+            if not self._ended:
+                self.lose()
 
     def renew_within(self, session: Session) -> jobs.Flags | None:
         """The heartbeat as part of a transaction, with the newest progress. None: the fence is lost."""

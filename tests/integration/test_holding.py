@@ -16,7 +16,7 @@ from gammabeta.schemas.jobs import JobState, Lane
 from gammabeta.store import checkpoints, events, jobs, listing
 from gammabeta.store.blobs import FolderBlobs, Tree
 from gammabeta.store.engine import Database
-from gammabeta.store.jobs import Claim
+from gammabeta.store.jobs import Claim, Outcome
 from gammabeta.store.tables import DEFAULT_PROJECT
 from tests.integration.databases import Clock
 from tests.integration.samples import TTL, attempt, claim, claimed, dataset, submit
@@ -81,6 +81,27 @@ def test_a_lost_fence_is_noticed_at_the_next_heartbeat(db: Database, away: Away,
     assert claim(db, worker="w2") is not None
     with lease_of(away, held, lost):
         assert lost.wait(5)
+
+
+def test_a_heartbeat_that_crosses_the_end_of_its_attempt_has_lost_nothing(db: Database, away: Away) -> None:
+    held, lost = claimed(db), threading.Event()
+    lease = lease_of(away, held, lost)
+    with lease.last_word(), db.write() as session:
+        jobs.stop(session, job_id=held.job_id, fence=held.fence, outcome=Outcome.DRAIN)
+    lease.renew()
+    assert not lost.is_set()
+
+
+def test_an_end_that_was_not_written_ends_no_lease(db: Database, away: Away, clock: Clock) -> None:
+    held, lost = claimed(db), threading.Event()
+    lease = lease_of(away, held, lost)
+    with pytest.raises(NotReady), lease.last_word():
+        raise NotReady
+    clock.advance(TTL + 1)
+    with db.write() as session:
+        jobs.reap(session, backoff_ms=0)
+    lease.renew()
+    assert lost.is_set()
 
 
 def test_a_lease_outlives_an_outage_and_is_given_up_after_the_longest_one(db: Database, away: Away) -> None:
