@@ -84,7 +84,18 @@ class Files:
             self.sync(writer)
 
     def make_folders(self, folder: Path) -> None:
-        """A folder and those above it, as far as they are not there; their names are on the disk."""
+        """A folder and those above it, as far as they are not there; their names are on the disk. One that is still
+        empty may be removed meanwhile by who finds it empty: it is made again."""
+        for last in (False, False, True):
+            try:
+                self._make_missing(folder)
+            except FileNotFoundError:
+                if last:
+                    raise
+            else:
+                return
+
+    def _make_missing(self, folder: Path) -> None:
         for each in reversed([each for each in (folder, *folder.parents) if not each.exists()]):
             try:
                 self.make_folder(each)

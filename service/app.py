@@ -66,9 +66,11 @@ def create_app(settings: ServiceSettings) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     context = _open(app.state.settings)
     app.state.context = context
-    watch = partial(context.models.watch, every=context.settings.watch_seconds)
+    settings = context.settings
+    watch = partial(context.models.watch, every=settings.watch_seconds)
+    watch_schema = partial(context.upgrades.watch, every=settings.watch_schema_seconds)
     try:
-        async with running(watch, context.tailer.run, context.upgrades.watch):
+        async with running(watch, context.tailer.run, watch_schema):
             yield
     finally:
         context.predictor.close()

@@ -14,6 +14,17 @@ from gammabeta.store.tables import DEFAULT_PROJECT
 from service.dependencies import OWNER
 
 
+def given(session: Session, key: str | None, request_hash: str) -> dict[str, Any] | None:
+    """What was answered when the request came under this key before. It may be asked where nothing can be written; None
+    is no promise that `once` will have to create.
+
+    Raises:
+        IdempotencyConflict: the key came with another request.
+    """
+    stored = None if key is None else idempotency.peek(session, DEFAULT_PROJECT, OWNER, key, request_hash)
+    return None if stored is None else stored.body
+
+
 def once(session: Session, key: str | None, request_hash: str, create: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What `create` answers, or what it answered when the request came under this key before.
 

@@ -45,6 +45,8 @@ class ServiceSettings(StoreSettings):
     """After how much silence a worker is shown as `silent`: the worker's setting of the same name."""
     watch_seconds: float = Field(default=0.25, gt=0, le=1)
     """How often the database is asked for moved aliases, new versions and new events."""
+    watch_schema_seconds: float = Field(default=5, gt=0)
+    """How often it looks whether the database was upgraded, and still serves this version."""
     stream_heartbeat_seconds: float = Field(default=15.0, gt=0)
     """After how much silence an event stream says that it lives."""
     drain_seconds: int = Field(default=10, ge=0)

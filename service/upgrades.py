@@ -16,8 +16,6 @@ from gammabeta.store.engine import Database
 
 log = logs.get(__name__)
 
-WATCH_SECONDS = 5.0
-
 
 class Upgrades:
     """`complaint`: why this version must not use the database any more, as far as is known."""
@@ -36,7 +34,7 @@ class Upgrades:
         if self.complaint is not None:
             raise NotReady(self.complaint)
 
-    async def watch(self, *, every: float = WATCH_SECONDS) -> None:
+    async def watch(self, *, every: float) -> None:
         """Look for as long as the service runs."""
         while True:
             try:

@@ -1,4 +1,8 @@
-"""What an attempt has to tell the database: kept in order, written together, and kept again while it is away."""
+"""What an attempt has to tell the database: kept in order, written together, and kept again while it is away.
+
+Where the connection breaks between a commit and its answer, it is written again. Of that, events may be seen twice;
+points of a series, warnings and checkpoints are not.
+"""
 
 from __future__ import annotations
 

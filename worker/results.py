@@ -66,7 +66,7 @@ def read(folder: Path) -> tuple[Result, BatchNormState]:
 
 
 def write(folder: Path, *, weights: Mapping[str, Array], state: BatchNormState, result: Result) -> None:
-    """Fill a folder; `worker.folders.complete` makes it one that survives a crash."""
+    """Fill a folder; `worker.folders.complete` makes it one that is complete or not there."""
     save_file(dict(weights), folder / WEIGHTS)
     failpoints.reached(Failpoint.RESULT_PARTIAL)
     save_file(state_arrays(state), folder / STATE)

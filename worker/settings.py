@@ -70,8 +70,9 @@ class WorkerSettings(StoreSettings):
     retry_seconds: float = Field(default=2, ge=0)
     """The pause before a lost attempt is repeated. It doubles with each, up to five minutes."""
 
-    ingest_memory_bytes: int = Field(default=4 << 30, ge=1 << 28)
-    """Address space of the process that reads an uploaded file; a csv file needs more than 1 GiB, however small."""
+    ingest_memory_bytes: int = Field(default=4 << 30, ge=2 << 30)
+    """Address space of the process that reads an uploaded file, at least 2 GiB: a csv file needs more than 1 GiB,
+    however small, and more on a machine with many cores."""
 
     ingest_cpu_seconds: int = Field(default=1_800, ge=1)
     """Processor time of the process that reads an uploaded file."""

@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from gammabeta import failpoints, logs
@@ -87,7 +88,7 @@ class Supervisor:
                 for slot in slots:
                     slot.join()
                 failpoints.reached(Failpoint.DRAINED)
-                self._forget()
+                self._attempted("worker not signed off", self._forget)
         log.info("worker ended", worker=self.id)
         self._db.dispose()
         if self._complaint is not None:
@@ -145,81 +146,61 @@ class Supervisor:
         while not self.draining.is_set():
             now = time.monotonic()
             if now >= beat_at:
-                self._beat(names, slots)
-                self._check_schema()
+                self._attempted("schema not looked at", self._check_schema)
+                if self.draining.is_set():  # neither a beat nor a reap goes into a schema that may mean other things
+                    return
+                self._attempted("no sign of life given", partial(self._beat, names, slots))
                 beat_at = now + self.settings.heartbeat_seconds
             if now >= reap_at:
-                self._reap()
+                self._attempted("not reaped", self._reap)
                 reap_at = now + self.settings.reap_seconds * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load
             if now >= sweep_at:
-                self._sweep()
+                self._attempted("not swept", partial(keeping.sweep, self._db, self._blobs))
                 sweep_at = now + SWEEP_SECONDS
             self.draining.wait(max(0.0, min(reap_at, beat_at) - time.monotonic()))
 
-    def _beat(self, names: list[str], slots: list[Slot]) -> None:
-        running = {slot.name: slot.job for slot in slots}
+    def _attempted(self, otherwise: str, chore: Callable[[], None]) -> None:
+        """Do what is done again before long; where it fails, the log says `otherwise`."""
         try:
-            with self._db.write() as session:
-                if not workers.beat(session, self.id, slots=running):
-                    workers.register(
-                        session,
-                        self.id,
-                        hostname=socket.gethostname(),
-                        pid=os.getpid(),
-                        devices=names,
-                        slots=running,
-                    )
+            chore()
         except (NotReady, NoSpace) as error:
             self._reaper.blind()
-            log.warning("no sign of life given", why=str(error))
+            log.warning(otherwise, why=str(error))
         except Exception:
-            log.exception("no sign of life given")
+            log.exception(otherwise)
 
     def _check_schema(self) -> None:
         """Drain where the database was upgraded meanwhile and does not serve this version any more."""
-        try:
-            self._complaint = migrations.complaint(self._db)
-        except (NotReady, NoSpace) as error:
-            log.warning("schema not looked at", why=str(error))
-        except Exception:
-            log.exception("schema not looked at")
+        self._complaint = migrations.complaint(self._db)
         if self._complaint is not None:
             log.error("the database must not be used", why=self._complaint)
             self.drain()
 
-    def _reap(self) -> None:
-        try:
-            for job_id in self._reaper.reap():
-                keeping.drop_if_ended(self._db, self._blobs, job_id)
-        except (NotReady, NoSpace) as error:
-            log.warning("not reaped", why=str(error))
-        except Exception:
-            log.exception("not reaped")
+    def _beat(self, names: list[str], slots: list[Slot]) -> None:
+        running = {slot.name: slot.job for slot in slots}
+        with self._db.write() as session:
+            if not workers.beat(session, self.id, slots=running):
+                host, pid = socket.gethostname(), os.getpid()
+                workers.register(session, self.id, hostname=host, pid=pid, devices=names, slots=running)
 
-    def _sweep(self) -> None:
-        try:
-            keeping.sweep(self._db, self._blobs)
-        except (NotReady, NoSpace) as error:
-            log.warning("not swept", why=str(error))
-        except Exception:
-            log.exception("not swept")
+    def _reap(self) -> None:
+        for job_id in self._reaper.reap():
+            keeping.drop_if_ended(self._db, self._blobs, job_id)
 
     def _forget(self) -> None:
-        try:
-            with self._db.write() as session:
-                workers.forget(session, self.id)
-        except (NotReady, NoSpace) as error:
-            log.warning("worker not signed off", why=str(error))
+        with self._db.write() as session:
+            workers.forget(session, self.id)
 
 
 class Reaper:
     """Ends attempts whose lease has expired, of any worker. After a time without the database, or one that this
     process slept through, or when the database's clock was put forward, it waits for one lease: to the holders it came
-    as suddenly, and they come first. `clock`: in seconds, goes on while the machine sleeps."""
+    as suddenly, and they come first. So it does when it begins, since it does not know what was before. `clock`: in
+    seconds, goes on while the machine sleeps."""
 
     def __init__(self, db: Database, settings: WorkerSettings, *, clock: Callable[[], float] = boot_seconds) -> None:
         self._db, self._settings, self._clock = db, settings, clock
-        self._blind = False
+        self._blind = True
         self._seen = clock()
         self._ahead: float | None = None
         self._not_before = 0.0
@@ -230,7 +211,7 @@ class Reaper:
         Raises:
             NotReady, NoSpace: the database is away.
         """
-        self._blind = self._blind or self._slept()
+        self._blind |= self._slept()
         try:
             with self._db.write() as session:
                 workers.forget_silent(session, silent_ms=10 * self._settings.lease_ms)
@@ -252,8 +233,8 @@ class Reaper:
         return [job_id for job_id, _ in reaped]
 
     def blind(self) -> None:
-        """Somebody else of this program found that nothing can be written. A full disk does not show in a reaping that
-        finds nothing to reap."""
+        """Somebody else of this program found that the database is away, or that nothing can be written. A full disk
+        does not show in a reaping that finds nothing to reap."""
         self._blind = True
 
     def _slept(self) -> bool:

@@ -50,12 +50,13 @@ def up(
     home = writable(home.expanduser().absolute() if home else settings.folder)
     _migrate(home)
     variables = environment(home=home, host=host, port=port)
-    programs = [
+    each = [
         Program(name=name, command=[sys.executable, "-P", "-m", name], environment=variables)
         for name in ("service", "worker")
     ]
+    programs = Programs(each, say=show.note, grace=settings.grace_seconds)
     url = f"http://{host}:{port}"
-    with stop_signals() as stopped, Programs(programs, say=show.note) as running, Client(url) as client:
+    with stop_signals() as stopped, programs as running, Client(url) as client:
         if running.wait_until(client.ready, seconds=READY_SECONDS, stopped=stopped):
             show.out(show.addresses(url, home, __version__))
             running.tend(stopped=stopped)
@@ -68,6 +69,20 @@ def upgrade() -> None:
     home = from_environment().folder
     _upgrade(home)
     show.note(_check(home))
+
+
+@app.command()
+def downgrade(
+    revision: Annotated[str, typer.Argument(help="The schema of the older version, such as 0002.")],
+) -> None:
+    """Go back to the schema of an older version; refused where that would lose something."""
+    from gammabeta.store import migrations  # noqa: PLC0415
+    from gammabeta.store.settings import StoreSettings  # noqa: PLC0415
+
+    url = StoreSettings(home=from_environment().folder).resolved_database_url
+    with _refusals():
+        migrations.downgrade(url, to=revision)
+    show.note(f"The database has the schema {revision}. Install the version that it belongs to.")
 
 
 @app.command()
@@ -116,10 +131,11 @@ def _check(home: Path) -> str:
 
 @contextmanager
 def _refusals() -> Iterator[None]:
-    """What the store says of an address that is none, or of a disk that SQLite must not lie on, as one line."""
+    """What the store says of an address that is none, of a disk that SQLite must not lie on, or of a way back that
+    would lose something, as one line."""
     try:
         yield
-    except ValueError as exc:
+    except (ValueError, RuntimeError) as exc:
         raise WrongDatabase(str(exc)) from exc
 
 

@@ -24,7 +24,7 @@ from gammabeta.cli.admin import READY_SECONDS, free_port
 from gammabeta.cli.failures import AccuraciesDiffer, SomethingMissing
 from gammabeta.cli.options import Url
 from gammabeta.cli.processes import Program, Programs
-from gammabeta.cli.settings import environment
+from gammabeta.cli.settings import SLACK_SECONDS, environment, from_environment
 from gammabeta.client.client import Client
 from gammabeta.client.settings import ClientSettings
 from gammabeta.errors import NameTaken
@@ -96,7 +96,8 @@ def _own_service(home: Path) -> Iterator[Client]:
         log=home / "up.log",
     )
     show.out("Starting a service and a worker …")
-    with Programs([program], say=show.note, grace=40.0) as running, Client(f"http://127.0.0.1:{port}") as client:
+    programs = Programs([program], say=show.note, grace=from_environment().grace_seconds + SLACK_SECONDS)
+    with programs as running, Client(f"http://127.0.0.1:{port}") as client:
         running.wait_until(client.ready, seconds=READY_SECONDS)
         yield client
 

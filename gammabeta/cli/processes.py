@@ -73,7 +73,7 @@ class Program:
 class Programs:
     """Several programs as one. Use it in a `with` statement: at its end they have stopped."""
 
-    def __init__(self, programs: Sequence[Program], *, say: Callable[[str], None], grace: float = 20.0) -> None:
+    def __init__(self, programs: Sequence[Program], *, say: Callable[[str], None], grace: float) -> None:
         self._programs = programs
         self._say = say
         self._grace = grace

@@ -12,6 +12,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from gammabeta.errors import InvalidRequest
 from gammabeta.schemas.problems import invalid
 
+SLACK_SECONDS = 5.0
+"""To end after the last thing was done."""
+
 
 class UpSettings(BaseSettings):
     """Where `gammabeta up` serves, unless its options say otherwise."""
@@ -26,11 +29,20 @@ class UpSettings(BaseSettings):
     """The port to listen on; 0 takes a free one."""
     home: Path = Path("~/.gammabeta")
     """The folder of everything that has no other place."""
+    cancel_grace_seconds: float = Field(default=10, ge=0)
+    """The worker's setting of the same name."""
+    leave_seconds: float = Field(default=15, ge=0)
+    """The worker's setting of the same name."""
 
     @property
     def folder(self) -> Path:
         """The home without `~`."""
         return self.home.expanduser().absolute()
+
+    @property
+    def grace_seconds(self) -> float:
+        """How long its programs may take to end: longer than the worker needs at the most to leave by itself."""
+        return self.cancel_grace_seconds + self.leave_seconds + SLACK_SECONDS
 
 
 def from_environment() -> UpSettings:

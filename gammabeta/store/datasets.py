@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from sqlalchemy import bindparam, or_, select
 from sqlalchemy import delete as delete_rows
-from sqlalchemy import or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -20,7 +20,7 @@ from gammabeta.errors import DatasetNotFound, NameTaken, WrongState
 from gammabeta.schemas.datasets import Dataset, DatasetError, DatasetFormat, DatasetManifest, DatasetState
 from gammabeta.schemas.jobs import JobState
 from gammabeta.store.jobs import INGEST
-from gammabeta.store.tables import DatasetRow, JobRow, moment, new_id, now_ms
+from gammabeta.store.tables import DatasetRow, JobRow, core, moment, new_id, now_ms
 
 _LIVE = (JobState.QUEUED, JobState.RUNNING, JobState.PAUSED)
 
@@ -76,13 +76,21 @@ def get(session: Session, project_id: str, id_or_name: str) -> DatasetRow:
 
 
 def _get(session: Session, project_id: str, id_or_name: str, *, lock: bool) -> DatasetRow:
-    either = or_(DatasetRow.id == id_or_name, DatasetRow.name == id_or_name)
-    query = select(DatasetRow).where(DatasetRow.project_id == project_id, either)
-    query = query.with_for_update() if lock else query
-    rows = list(session.scalars(query.execution_options(populate_existing=True)))
+    rows: list[DatasetRow] = list(
+        session.scalars(_LOCK if lock else _READ, {"of_project": project_id, "named": id_or_name})
+    )
     if not rows:
         raise DatasetNotFound(f"There is no data set '{id_or_name}'. GET /v1/datasets lists those that exist.")
     return next((row for row in rows if row.id == id_or_name), rows[0])
+
+
+_DATASETS = core(DatasetRow)
+_NAMED = select(_DATASETS).where(
+    _DATASETS.c.project_id == bindparam("of_project"),
+    or_(_DATASETS.c.id == bindparam("named"), _DATASETS.c.name == bindparam("named")),
+)
+_READ = select(DatasetRow).from_statement(_NAMED).execution_options(populate_existing=True)
+_LOCK = select(DatasetRow).from_statement(_NAMED.with_for_update()).execution_options(populate_existing=True)
 
 
 def find(

@@ -73,7 +73,8 @@ def add_event(session: Session, *, job_id: str, fence: int, type: str, data: dic
 
 
 def add_metrics(session: Session, *, job_id: str, fence: int, rows: Sequence[MetricRow]) -> bool:
-    """Points of the attempt's series. False: the fence is lost, and nothing was written."""
+    """Points of the attempt's series. False: the fence is lost, and nothing was written. The same ones may be written
+    again, by who could not know that they were: `metrics_of` counts each step once."""
     if not leases.lock(session, job_id, fence):
         return False
     points = [
@@ -130,21 +131,23 @@ def to_schema(row: EventRow) -> Event:
 
 def metrics_of(session: Session, job_id: str, names: Iterable[str] | None = None) -> Metrics:
     """The series of a job as if it had never been interrupted: what an attempt wrote past the step from which a later
-    one went on is left out. `names=None`: all."""
+    one went on is left out, and a step that was written twice counts once. `names=None`: all."""
     points = list(session.scalars(select(PointRow).where(PointRow.job_id == job_id).order_by(PointRow.id)))
     ends = _ends(points, _resume_steps(session, job_id))
     wanted = None if names is None else set(names)
-    series: dict[str, Series] = {}
+    found: dict[str, dict[int, tuple[int, float | None]]] = {}
     for point in points:
         if point.step > ends[point.fence]:
             continue
         for name, value in point.values.items():
             if wanted is None or name in wanted:
-                one = series.setdefault(name, Series(name=name, step=[], epoch=[], value=[]))
-                one.step.append(point.step)
-                one.epoch.append(point.epoch)
-                one.value.append(value)
-    return Metrics(job=job_id, series=tuple(series.values()))
+                found.setdefault(name, {})[point.step] = (point.epoch, value)
+    return Metrics(job=job_id, series=tuple(_series(name, by_step) for name, by_step in found.items()))
+
+
+def _series(name: str, by_step: dict[int, tuple[int, float | None]]) -> Series:
+    epochs, values = zip(*by_step.values(), strict=True)
+    return Series(name=name, step=list(by_step), epoch=list(epochs), value=list(values))
 
 
 def _resume_steps(session: Session, job_id: str) -> dict[int, int]:

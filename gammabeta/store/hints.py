@@ -16,14 +16,15 @@ import threading
 import time
 from collections.abc import Callable
 
-from sqlalchemy import Text, cast, func, select
+from sqlalchemy import Text, bindparam, cast, func, select
 from sqlalchemy.orm import Session
 
 from gammabeta import logs
 from gammabeta.errors import NotReady
 from gammabeta.schemas.jobs import Lane
 from gammabeta.store.engine import Database
-from gammabeta.store.tables import JobRow, now_ms
+from gammabeta.store.tables import JobRow, core, now_ms
+from gammabeta.store.together import on_postgresql
 
 log = logs.get(__name__)
 
@@ -37,10 +38,13 @@ LOOK_SECONDS = 0.5
 
 def give(session: Session, job_id: str) -> None:
     """Say with the commit that the job, which is queued now, can be claimed, and when."""
-    if session.get_bind().dialect.name != "postgresql":
-        return
-    due_in = cast(func.greatest(JobRow.run_after_ms - now_ms(), 0), Text)
-    session.execute(select(func.pg_notify(CHANNEL, JobRow.lane + " " + due_in)).where(JobRow.id == job_id))
+    if on_postgresql(session):
+        session.execute(_GIVE, {"hinted": job_id})
+
+
+_JOBS = core(JobRow)
+_DUE_IN = cast(func.greatest(_JOBS.c.run_after_ms - now_ms(), 0), Text)
+_GIVE = select(func.pg_notify(CHANNEL, _JOBS.c.lane + " " + _DUE_IN)).where(_JOBS.c.id == bindparam("hinted"))
 
 
 class Listener(threading.Thread):

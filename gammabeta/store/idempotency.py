@@ -7,7 +7,8 @@
             idempotency.remember(session, project_id, owner_id, key, status=202, body=…)
 
 One transaction, so that the thing and its answer exist together or not at all. `find` reserves the key: the same
-request sent twice at once waits there for the first to end, and then gets its answer.
+request sent twice at once waits there for the first to end, and then gets its answer. `peek`, which only reads, spares
+most of those that are sent again the transaction that writes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import Row, bindparam, select, update
 from sqlalchemy.orm import Session
 
 from gammabeta.errors import IdempotencyConflict
@@ -29,7 +30,8 @@ _KEYED = (
     _ANSWERS.c.key == bindparam("under"),
 )
 _RESERVE = inserting_if_absent(_ANSWERS, created_ms=now_ms())
-_READ = select(_ANSWERS.c.request_hash, _ANSWERS.c.status, _ANSWERS.c.body).where(*_KEYED).with_for_update()
+_READ = select(_ANSWERS.c.request_hash, _ANSWERS.c.status, _ANSWERS.c.body).where(*_KEYED)
+_LOCK = _READ.with_for_update()
 _REMEMBER = (
     update(_ANSWERS)
     .where(*_KEYED, _ANSWERS.c.status.is_(None))
@@ -55,7 +57,20 @@ def find(session: Session, project_id: str, owner_id: str, key: str, request_has
     place = {"project_id": project_id, "owner_id": owner_id, "key": key}
     if _RESERVE(session, place | {"request_hash": request_hash}):
         return None
-    row = session.execute(_READ, _keyed(project_id, owner_id, key)).one()
+    return _stored(session.execute(_LOCK, _keyed(project_id, owner_id, key)).one(), request_hash)
+
+
+def peek(session: Session, project_id: str, owner_id: str, key: str, request_hash: str) -> Stored | None:
+    """As `find`, and reserves nothing and waits for nobody: None may as well mean that the first request is not done.
+
+    Raises:
+        IdempotencyConflict: the key was used with another request.
+    """
+    row = session.execute(_READ, _keyed(project_id, owner_id, key)).one_or_none()
+    return None if row is None else _stored(row, request_hash)
+
+
+def _stored(row: Row[Any, Any, Any], request_hash: str) -> Stored | None:
     if row.request_hash != request_hash:
         raise IdempotencyConflict
     return None if row.status is None else Stored(status=row.status, body=row.body or {})

@@ -28,7 +28,7 @@ from gammabeta.errors import DatasetNotFound, JobNotFound, WrongState
 from gammabeta.schemas.jobs import JobState, Lane
 from gammabeta.store import events, hints, leases
 from gammabeta.store.limits import NO_QUEUE_LIMITS, NO_RUNNING_LIMITS, QueueLimits, RunningLimits
-from gammabeta.store.tables import DatasetRow, JobRow, Words, clean, new_id, now_ms
+from gammabeta.store.tables import DatasetRow, JobRow, Words, clean, core, new_id, now_ms
 from gammabeta.store.together import on_postgresql
 
 JOBS = leases.JOBS
@@ -136,13 +136,20 @@ _SUBMIT = select(JobRow).from_statement(
 
 
 def _check_dataset(session: Session, new: NewJob) -> None:
-    # The lock keeps the data set as it is until the job is there to protect it.
-    query = select(DatasetRow.state).where(DatasetRow.id == new.dataset_id, DatasetRow.project_id == new.project_id)
-    state = session.scalar(query.with_for_update(read=True))
+    state = session.scalar(_LOCK_DATASET, {"its_id": new.dataset_id, "its_project": new.project_id})
     if state is None:
         raise DatasetNotFound(f"There is no data set '{new.dataset_id}'. GET /v1/datasets lists those that exist.")
     if new.kind != INGEST and state != "ready":
         raise WrongState(f"The data set must be ready. Received one that is {state}: wait for it, or upload another.")
+
+
+_DATASETS = core(DatasetRow)
+# The lock keeps the data set as it is until the job is there to protect it.
+_LOCK_DATASET = (
+    select(_DATASETS.c.state)
+    .where(_DATASETS.c.id == bindparam("its_id"), _DATASETS.c.project_id == bindparam("its_project"))
+    .with_for_update(read=True)
+)
 
 
 def get(session: Session, project_id: str, job_id: str) -> JobRow:

@@ -9,19 +9,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, bindparam, literal_column, select
+from sqlalchemy import ColumnElement, FromClause, and_, bindparam, literal_column, select
 from sqlalchemy.orm import Session
 
 from gammabeta.schemas.jobs import JobState
 from gammabeta.store.tables import JobRow, core, now_ms
 
-
-def in_state(state: JobState) -> ColumnElement[bool]:
-    """Written into the statement as text, since a planner uses the partial indexes only for a state that it can see."""
-    return JOBS.c.state == literal_column(f"'{state.value}'")
-
-
 JOBS = core(JobRow)
+
+
+def in_state(state: JobState, jobs: FromClause = JOBS) -> ColumnElement[bool]:
+    """Written into the statement as text, since a planner uses the partial indexes only for a state that it can see."""
+    return jobs.c.state == literal_column(f"'{state.value}'")
+
+
 HELD = and_(JOBS.c.id == bindparam("held_id"), JOBS.c.fence == bindparam("held_fence"), in_state(JobState.RUNNING))
 """Whether an attempt, given by `attempt`, still holds the job."""
 RENEWED = now_ms() + bindparam("ttl_ms")

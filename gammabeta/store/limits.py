@@ -12,13 +12,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Select, func, literal, or_, select, tuple_
+from sqlalchemy import ColumnElement, Select, func, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from gammabeta.errors import QueueFull, QuotaExceeded
 from gammabeta.schemas.jobs import JobState, Lane
 from gammabeta.store import leases
-from gammabeta.store.tables import Words
 from gammabeta.store.together import on_postgresql
 
 JOBS = leases.JOBS
@@ -96,7 +95,10 @@ def _full(column: str, limit: int) -> Select[tuple[str, str]]:
     in the queue."""
     running = JOBS.alias("busy")
     counted = running.c[column]
-    state = literal(JobState.RUNNING.value, Words(), literal_execute=True)
-    of_trainings = (running.c.state == state, running.c.lane == Lane.TRAIN.value, counted.is_not(None))
+    of_trainings = (
+        leases.in_state(JobState.RUNNING, running),
+        running.c.lane == Lane.TRAIN.value,
+        counted.is_not(None),
+    )
     grouped = select(running.c.project_id, counted).where(*of_trainings).group_by(running.c.project_id, counted)
     return grouped.having(func.count() >= limit)

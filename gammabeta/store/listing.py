@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sqlalchemy import ColumnElement, and_, func, literal, or_, select
+from sqlalchemy import BindParameter, ColumnElement, and_, bindparam, func, literal, or_, select
 from sqlalchemy.orm import Session
 
 from gammabeta.errors import InvalidRequest
@@ -79,13 +79,21 @@ def queue_position(session: Session, row: JobRow) -> int | None:
     wait before they are repeated or since a limit on running jobs holds them back. None unless queued."""
     if row.state != JobState.QUEUED:
         return None
-    ahead = or_(
-        JobRow.priority > row.priority,
-        and_(JobRow.priority == row.priority, JobRow.created_ms < row.created_ms),
-        and_(JobRow.priority == row.priority, JobRow.created_ms == row.created_ms, JobRow.id < row.id),
-    )
-    query = select(func.count()).where(leases.in_state(JobState.QUEUED), JobRow.lane == row.lane, ahead)
-    return 1 + (session.scalar(query) or 0)
+    place = {"its_lane": row.lane, "its_priority": row.priority, "its_created_ms": row.created_ms, "its_id": row.id}
+    return 1 + (session.scalar(_COUNT_AHEAD, place) or 0)
+
+
+_ITS_PRIORITY: BindParameter[int] = bindparam("its_priority")
+_ITS_CREATED_MS: BindParameter[int] = bindparam("its_created_ms")
+_EQUAL = leases.JOBS.c.priority == _ITS_PRIORITY
+_AHEAD = or_(
+    leases.JOBS.c.priority > _ITS_PRIORITY,
+    and_(_EQUAL, leases.JOBS.c.created_ms < _ITS_CREATED_MS),
+    and_(_EQUAL, leases.JOBS.c.created_ms == _ITS_CREATED_MS, leases.JOBS.c.id < bindparam("its_id")),
+)
+_COUNT_AHEAD = select(func.count()).where(
+    leases.in_state(JobState.QUEUED), leases.JOBS.c.lane == bindparam("its_lane"), _AHEAD
+)
 
 
 def _progress(row: JobRow) -> Progress | None:

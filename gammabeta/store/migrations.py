@@ -59,17 +59,34 @@ def downgrade(url: str, *, to: str) -> None:
     """Go back to an older schema, all in one transaction. What has no room there is never dropped in silence.
 
     Raises:
-        NotReady: the database cannot be reached.
+        NotReady: the database cannot be reached, or its schema is newer than those of this version.
+        ValueError: it has no such schema behind it.
         RuntimeError: there is no way back without a loss. Nothing has changed.
     """
     database = Database(url)
     try:
+        _check_way_back(current(database), to)
         config = _config()
         with database.connection() as connection:
             config.attributes["connection"] = connection
             command.downgrade(config, to)
     finally:
         database.dispose()
+
+
+def _check_way_back(revision: str | None, to: str) -> None:
+    if revision is not None and revision not in _known():
+        raise NotReady(
+            f"The database has the newer schema {revision}, which only the version that made it can leave. Run the "
+            "command of that version."
+        )
+    behind = [] if revision is None else [*_scripts().iterate_revisions(revision, "base")]
+    names = [each.revision for each in behind]
+    if to not in (*names, "base"):
+        raise ValueError(
+            f"The schema to go back to must be {', '.join(names) or 'one that the database has behind it'}. "
+            f"Received: {to}."
+        )
 
 
 def complaint(db: Database) -> str | None:
@@ -109,11 +126,6 @@ def standing(db: Database) -> Standing:
         return Standing.NEWER if _serves_this_version(connection) else Standing.TOO_NEW
 
 
-def pending(db: Database) -> bool:
-    """Whether migrations of this version are missing."""
-    return standing(db) is Standing.OLDER
-
-
 def current(db: Database) -> str | None:
     """The newest migration that ran. None: none did."""
     with db.read() as session:
@@ -137,22 +149,26 @@ def _serves_this_version(connection: Connection) -> bool:
 @cache
 def head() -> str | None:
     """The newest migration that there is."""
-    return ScriptDirectory.from_config(_config()).get_current_head()
+    return _scripts().get_current_head()
 
 
 @cache
 def _known() -> frozenset[str]:
-    return frozenset(each.revision for each in ScriptDirectory.from_config(_config()).walk_revisions())
+    return frozenset(each.revision for each in _scripts().walk_revisions())
+
+
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory.from_config(_config())
 
 
 def _config() -> Config:
     config = Config()
-    config.set_main_option("script_location", str(_scripts()).replace("%", "%%"))
+    config.set_main_option("script_location", str(_folder()).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     return config
 
 
-def _scripts() -> Path:
+def _folder() -> Path:
     """In an installed gammabeta the scripts lie in the package, in a checkout at its root."""
     packaged = Path(__file__).with_name("migrations")
     return packaged if packaged.is_dir() else Path(__file__).parents[2] / "alembic"

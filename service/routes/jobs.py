@@ -37,7 +37,7 @@ from gammabeta.store.tables import DEFAULT_PROJECT, DatasetRow, JobRow
 from service.dependencies import OWNER, Context, Ctx, IdempotencyKey, JsonBody, Named, canonical
 from service.events import as_sse, stream
 from service.pages import Page, PageQuery, page_of
-from service.replays import accepted, once
+from service.replays import accepted, given, once
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -116,10 +116,19 @@ def submit_job(
     if query.dry_run:
         return Response(_dry_run(context, request).model_dump_json(), media_type="application/json")
     digest = hashlib.sha256(b"POST /v1/jobs\n" + canonical(body)).hexdigest()
+    with context.database.read() as session:
+        answer = given(session, idempotency_key, digest)
+        if answer is not None:
+            return _accepted(answer)
+        new = _new_job(context, session, request)
     with context.database.write() as session:
-        answer = once(session, idempotency_key, digest, lambda: _submit(context, session, request))
+        answer = once(session, idempotency_key, digest, lambda: _submit(context, session, new))
         failpoints.reached(Failpoint.SUBMIT_BEFORE_COMMIT)
     failpoints.reached(Failpoint.SUBMIT_AFTER_COMMIT)
+    return _accepted(answer)
+
+
+def _accepted(answer: dict[str, Any]) -> Response:
     return accepted(answer, f"/v1/jobs/{answer['id']}")
 
 
@@ -251,25 +260,25 @@ def _resolved(context: Context, request: TrainRequest, row: DatasetRow, manifest
     return resolved
 
 
-def _submit(context: Context, session: Session, request: TrainRequest) -> dict[str, Any]:
+def _new_job(context: Context, session: Session, request: TrainRequest) -> jobs.NewJob:
     dataset, manifest = _ready_dataset(session, request.dataset)
     resolved = _resolved(context, request, dataset, manifest).request
-    row = jobs.submit(
-        session,
-        jobs.NewJob(
-            project_id=DEFAULT_PROJECT,
-            owner_id=OWNER,
-            kind=resolved.kind,
-            lane=Lane.TRAIN,
-            devices=resolved.resources.devices,
-            priority=resolved.priority,
-            request=resolved.model_dump(mode="json"),
-            model=resolved.model,
-            dataset_id=dataset.id,
-            metadata=resolved.metadata,
-        ),
-        limits=context.settings.queue_limits,
+    return jobs.NewJob(
+        project_id=DEFAULT_PROJECT,
+        owner_id=OWNER,
+        kind=resolved.kind,
+        lane=Lane.TRAIN,
+        devices=resolved.resources.devices,
+        priority=resolved.priority,
+        request=resolved.model_dump(mode="json"),
+        model=resolved.model,
+        dataset_id=dataset.id,
+        metadata=resolved.metadata,
     )
+
+
+def _submit(context: Context, session: Session, new: jobs.NewJob) -> dict[str, Any]:
+    row = jobs.submit(session, new, limits=context.settings.queue_limits)
     return _shown(session, row).model_dump(mode="json")
 
 

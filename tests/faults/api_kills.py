@@ -17,7 +17,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from subprocess import TimeoutExpired
 from typing import Any
 
 import httpx
@@ -28,12 +27,14 @@ from gammabeta.failpoints import Failpoint
 from gammabeta.schemas.jobs import JobState
 from gammabeta.store.jobs import INGEST
 from gammabeta.store.tables import DatasetRow, JobRow
+from service.dependencies import OWNER
 from tests.faults.figures import Row
+from tests.faults.relay import Relay, Runner
 from tests.faults.rig import Place, Scenario
 from tests.faults.steered import Reins
 from tests.faults.trials import Trials, not_as
 from tests.integration.service.shelf import Shelf
-from tests.integration.workshop import Worker, Workshop, until
+from tests.integration.workshop import PATIENCE, Workshop, until
 from tests.trainings import NETWORK, blobs
 from tests.unit.ingestion.conftest import npz
 from worker import keeping
@@ -50,35 +51,19 @@ CANCEL = (Failpoint.CANCEL_BEFORE_COMMIT, Failpoint.CANCEL_AFTER_COMMIT)
 PLACES = (*SUBMIT, *UPLOAD, *CANCEL)
 RANDOM_KILLS, TIMES = 55, 5
 """In full: of random kills in all, and of each place."""
-RESERVES = 2
-PATIENCE_SECONDS = 60
 DAY = 86_400
-OWNER = "local"
-"""Of what came by the service."""
 
 
 @dataclass(frozen=True)
-class Api:
-    """A service and the reins that steer it."""
+class Api(Runner):
+    """A service, and who asks it."""
 
-    process: Worker
-    reins: Reins
     http: httpx.Client
 
-    def answers(self) -> bool:
+    def ready(self) -> bool:
         with suppress(httpx.TransportError):
             return self.http.get("/readyz").status_code == 200
         return False
-
-    @property
-    def alive(self) -> bool:
-        return self.process.process.poll() is None
-
-    def death(self) -> int | None:
-        """The signal that killed it; None: it lives."""
-        with suppress(TimeoutExpired):
-            return -self.process.process.wait(PATIENCE_SECONDS)
-        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,15 +77,11 @@ class Request:
     """The job that it cancels."""
 
 
-@dataclass
-class Stage:
+@dataclass(kw_only=True)
+class Stage(Relay[Api]):
     """What the trials share."""
 
-    shop: Workshop
-    random: Random
     dataset_id: str
-    current: Api = field(init=False)
-    reserves: list[Api] = field(default_factory=list)
     jobs: list[str] = field(default_factory=list)
     """Those that clients were promised, and nobody cancelled."""
     cancelled: list[str] = field(default_factory=list)
@@ -109,13 +90,10 @@ class Stage:
     """How long each kind of request takes where nothing disturbs it."""
     collected: int = 0
     """Files that killed uploads had left, and that were removed."""
-    deaths: int = 0
-    """How many services are still to die."""
-    _numbers: int = 0
 
     def __post_init__(self) -> None:
-        self.current = self._start()
-        until(self.current.answers, "the service", every=0.1)
+        self.current = self.called("")
+        until(self.current.ready, "the service", every=0.1)
         for name, request in REQUESTS.items():
             self._measure(name, request)
 
@@ -127,42 +105,18 @@ class Stage:
         made.promised.append(answer.json()["id"])
 
     def muster(self, deaths: int) -> None:
-        """Whatever the trial before has left: one that serves, and reserves for so many deaths."""
-        self.deaths = deaths
-        self.reserves = [each for each in self.reserves if each.alive]
-        if not self.current.alive:
-            self.current = self.reserves.pop(0) if self.reserves else self._start()
-        until(self.current.answers, "the service", every=0.1)
-        self._call_up()
+        super().muster(deaths)
+        until(self.current.ready, "the service", every=0.1)
 
-    def _start(self) -> Api:
-        reins = Reins(self.shop.home / f"service-reins-{self.number()}")
-        reins.say("")
+    def start(self, reins: Reins) -> Api:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
-        http = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_SECONDS)
+        http = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE)
         return Api(self.shop.start_service(reins.path, port), reins, http)
 
-    def _call_up(self) -> None:
-        while len(self.reserves) < min(RESERVES, self.deaths):
-            self.reserves.append(self._start())
-
-    def standby(self) -> Api:
-        """Whom the client asks where the current one dies."""
-        until(self.reserves[0].answers, "a standby", every=0.1)
-        return self.reserves[0]
-
     def promote(self) -> None:
-        """The current one is dead."""
         self.current.http.close()
-        self.current = self.reserves.pop(0)
-        self.deaths -= 1
-        self._call_up()
-
-    def number(self) -> int:
-        """One that was not used."""
-        self._numbers += 1
-        return self._numbers
+        super().promote()
 
     @property
     def uploads(self) -> set[Path]:
@@ -208,7 +162,7 @@ FILE = _file()
 def run(place: Place, n: int, random: Random) -> Row:
     """So many of the trials of the full run, which are in a random order; then what they left is looked at."""
     with place.workshop() as shop:
-        stage, trials = Stage(shop, random, _dataset(shop)), Trials()
+        stage, trials = Stage(shop=shop, random=random, dataset_id=_dataset(shop)), Trials()
         plan = _plan(random, n)
         for number, (name, at) in enumerate(plan):
             stage.muster(n - number)

@@ -39,7 +39,8 @@ def run(place: Place, n: int, random: Random) -> Row:
                         if clients.errors > before:
                             broken.append(f"{clients.errors - before} answers were errors; {clients.broken[-1:]}")
                 counted = clients.errors
-        also = clients.lost(shop.db) + [f"{clients.errors - counted} errors afterwards"] * (clients.errors > counted)
+        late = clients.errors - counted
+        also = clients.lost(shop.db) + [f"{late} errors afterwards; {clients.broken[-1:]}"] * bool(late)
         also += [f"worker {each.pid} ended" for each in workers if each.process.poll() is not None]
         figures = {
             "jobs": f"{len(clients.accepted):,}, {len(clients.cancelled):,} of them cancelled",
@@ -61,7 +62,7 @@ SCENARIO = Scenario(
     fault=f"somebody else holds SQLite's lock for {HELD_SECONDS} s at a time, under {CLIENTS} clients and two workers",
     promise="nobody is told that the database is locked: no answer is an error, no accepted job is lost or doubled",
     run=run,
-    quick=2,
+    quick=1,
     full=40,
     kinds=("sqlite",),
 )

@@ -196,6 +196,6 @@ SCENARIO = Scenario(
     promise="detected each time; the checkpoint before is taken and the job ends in the same bytes; "
     "`predict` answers 503 `artifact_corrupt` and never wrongly",
     run=run,
-    quick=50,
+    quick=30,
     full=500,
 )

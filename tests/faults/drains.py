@@ -23,7 +23,7 @@ from gammabeta.failpoints import Failpoint
 from gammabeta.schemas.jobs import JobState
 from gammabeta.store import checkpoints, migrations
 from gammabeta.store.tables import JobRow
-from tests.faults.figures import Row, seconds
+from tests.faults.figures import Row, at_most, seconds
 from tests.faults.rig import Place, Scenario
 from tests.faults.traps import Traps
 from tests.faults.trials import Trials, fingerprint, not_as, not_succeeded
@@ -37,7 +37,7 @@ LEASE_SECONDS, GRACE_SECONDS, LEAVE_SECONDS = 1.0, 2.0, 0.5
 SLOW_SECONDS = 1.4
 """Longer than the lease, shorter than the grace."""
 SLACK_SECONDS, LATE_SECONDS = 1.0, 5.0
-"""What is called late; and what is called broken, since a machine may have other things to do."""
+"""What is wanted; and what is called broken, since a machine may have other things to do."""
 LONGEST_SECONDS = 30.0
 SETTINGS = {
     "LEASE_SECONDS": str(LEASE_SECONDS),
@@ -63,7 +63,8 @@ class Stage:
     workers: list[Worker]
     undisturbed: tuple[str, str] = ("", "")
     exits: dict[str, list[float]] = field(default_factory=dict)
-    late: int = 0
+    late: list[float] = field(default_factory=list)
+    """By how many seconds each was later than its bound."""
     rolling: str | None = None
     """The job that goes on from worker to worker."""
 
@@ -93,7 +94,7 @@ class Stage:
         took = time.monotonic() - began
         self.exits.setdefault(variant, []).append(took)
         until(lambda: not alive(family), "the end of the children of a worker that has ended", seconds=5)
-        self.late += took > bound + SLACK_SECONDS
+        self.late.append(max(0.0, took - bound))
         if took > bound + LATE_SECONDS:
             broken.append(f"it ended {took:.1f} s after it was told to, which must be at most {bound:g} s")
         if found != status:
@@ -135,7 +136,8 @@ def run(place: Place, n: int, random: Random) -> Row:
                 (HELD_UP.get(variant) or _at_a_random_time)(stage, broken)
         with trials.trial("the last job") as broken:
             broken.extend(_rolled(stage))
-        return trials.row(shop, unit="drains", figures=_figures(stage))
+        target = at_most(SLACK_SECONDS, max(stage.late, default=0), name="the latest after its bound", unit=" s")
+        return trials.row(shop, unit="drains", figures=_figures(stage), targets=(target,))
 
 
 def _at_a_random_time(stage: Stage, broken: list[str]) -> None:
@@ -226,7 +228,6 @@ HELD_UP = {"deaf trainer": _deaf, "slower than the lease": _slow, "second SIGTER
 
 def _figures(stage: Stage) -> dict[str, str]:
     return {
-        f"later than allowed by more than {SLACK_SECONDS:g} s": str(stage.late),
         "grace": f"{GRACE_SECONDS} s, lease {LEASE_SECONDS} s, leave {LEAVE_SECONDS} s",
         **{f"ended, {name} (p50 / p95 / most)": seconds(took) for name, took in sorted(stage.exits.items())},
     }
@@ -257,9 +258,10 @@ SCENARIO = Scenario(
     id="T7",
     fault="workers told to stop (SIGTERM) one after the other: at random times, twice, with a trainer that is deaf or "
     "slower than the lease, while the database does not answer",
-    promise="ended within the grace + 1 s, the job released at a checkpoint and charged nothing, reaped while draining "
-    "0, weights bit-equal; with a silent database ended within the drain time, with a second signal at once",
+    promise=f"ended within the grace + {LATE_SECONDS:g} s, the job released at a checkpoint and charged nothing, "
+    f"reaped while draining 0, weights bit-equal; with a silent database ended within the drain time + "
+    f"{LATE_SECONDS:g} s, with a second signal within {LATE_SECONDS:g} s",
     run=run,
-    quick=6,
+    quick=5,
     full=200,
 )

@@ -15,7 +15,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from subprocess import TimeoutExpired
 from typing import Literal
 
 from gammabeta.failpoints import Failpoint
@@ -23,10 +22,11 @@ from gammabeta.schemas.jobs import JobState
 from gammabeta.store import events
 from gammabeta.store.tables import EventRow, JobRow
 from tests.faults.figures import Row, seconds
+from tests.faults.relay import Relay, Runner
 from tests.faults.rig import Place, Scenario
-from tests.faults.steered import HOLD, WARM, Reins
+from tests.faults.steered import WARM, Reins
 from tests.faults.trials import Trials, fingerprint, not_succeeded
-from tests.integration.workshop import PATIENCE, Worker, Workshop, alive, until
+from tests.integration.workshop import alive, until
 
 STEPS = 600
 LEASE_SECONDS, RETRY_SECONDS = 2.0, 0.1
@@ -37,7 +37,6 @@ SETTINGS = {
     "REAP_SECONDS": "0.1",
     "CHECKPOINT_SECONDS": "0.1",
 }
-RESERVES = 2
 RANDOM_KILLS, TIMES = 200, 4
 """In full: of random kills in all, and of each place."""
 
@@ -82,41 +81,27 @@ IN_A_DRAIN = (Failpoint.DRAIN_BEGUN, Failpoint.DRAINED)
 PLACES = (*IN_THE_TRAINER, *IN_AN_ATTEMPT, *IN_A_STOP, *IN_A_REAP, *IN_A_DRAIN)
 
 
-@dataclass(frozen=True)
-class Steed:
-    """A worker and the reins that steer it."""
+class Steed(Runner):
+    """A worker."""
 
-    worker: Worker
-    reins: Reins
+    def ready(self) -> bool:
+        """It could start a trainer at once."""
+        return self.forkserver() is not None
 
     def forkserver(self) -> int | None:
         """Once it has torch loaded."""
-        return next((pid for pid in _children(self.worker.pid) if _name(pid) == WARM), None)
+        return next((pid for pid in _children(self.process.pid) if _name(pid) == WARM), None)
 
     def trainer(self) -> int | None:
         """The one that runs."""
         forkserver = self.forkserver()
         return next(iter(_children(forkserver)), None) if forkserver else None
 
-    @property
-    def alive(self) -> bool:
-        return self.worker.process.poll() is None
 
-    def death(self) -> int | None:
-        """The signal that killed it; None: it lives."""
-        with suppress(TimeoutExpired):
-            return -self.worker.process.wait(PATIENCE)
-        return None
-
-
-@dataclass
-class Stage:
+@dataclass(kw_only=True)
+class Stage(Relay[Steed]):
     """What the trials share."""
 
-    shop: Workshop
-    random: Random
-    current: Steed = field(init=False)
-    reserves: list[Steed] = field(default_factory=list)
     dataset_id: str = field(init=False)
     undisturbed: tuple[str, str] = field(init=False)
     seconds: float = field(init=False)
@@ -125,47 +110,16 @@ class Stage:
     """From a kill to the start of the next attempt."""
     spurious: int = 0
     """Attempts that were reaped although nobody had killed their supervisor."""
-    deaths: int = 0
-    """How many workers are still to die."""
-    _called: int = 0
 
     def __post_init__(self) -> None:
-        self.current = self._steed("")
+        self.current = self.called("")
         self.dataset_id = self.shop.ready_dataset()
         job = self.shop.ended(self.submit())
         self.undisturbed = fingerprint(self.shop, job)
         self.seconds = ((job.finished_ms or 0) - (job.started_ms or 0)) / 1_000
 
-    def muster(self, deaths: int) -> None:
-        """Whatever the trial before has left: one that works, and reserves for so many deaths."""
-        self.deaths = deaths
-        self.reserves = [each for each in self.reserves if each.alive]
-        if not self.current.alive:
-            self.current = self.reserves.pop(0) if self.reserves else self._steed("")
-        self.current.reins.say("")
-        self._call_up()
-
-    def _steed(self, plan: str) -> Steed:
-        self._called += 1
-        reins = Reins(self.shop.home / f"reins-{self._called}")
-        reins.say(plan)
+    def start(self, reins: Reins) -> Steed:
         return Steed(self.shop.start_steered(reins.path, **SETTINGS), reins)
-
-    def _call_up(self) -> None:
-        while len(self.reserves) < min(RESERVES, self.deaths):
-            self.reserves.append(self._steed(HOLD))
-
-    def standby(self) -> Steed:
-        """The worker that goes on where the current one dies; it could start a trainer at once."""
-        until(self.reserves[0].forkserver, "a standby", every=0.1)
-        return self.reserves[0]
-
-    def promote(self) -> None:
-        """The current one is dead, and the standby takes its jobs."""
-        self.current = self.reserves.pop(0)
-        self.current.reins.say("")
-        self.deaths -= 1
-        self._call_up()
 
     def submit(self, fault: Failpoint | None = None) -> str:
         """A job, for a worker that could start a trainer at once."""
@@ -182,7 +136,7 @@ class Stage:
 
     def strays(self) -> set[int]:
         """Processes that were started by workers that have ended."""
-        running = [each.worker for each in (self.current, *self.reserves)]
+        running = [each.process for each in (self.current, *self.reserves)]
         return self.shop.processes() - {pid for each in running for pid in (each.pid, *each.family())}
 
 
@@ -190,7 +144,7 @@ def run(place: Place, n: int, random: Random) -> Row:
     """So many of the trials of the full run, which are in a random order."""
     with place.workshop() as shop:
         strikes, trials = _strikes(random, n), Trials()
-        stage = Stage(shop, random)
+        stage = Stage(shop=shop, random=random)
         for number, each in enumerate(strikes):
             stage.muster(sum(later.deaths for later in strikes[number:]))
             with trials.trial(each.what) as broken:
@@ -274,7 +228,7 @@ def _trainer(stage: Stage, job_id: str) -> int | None:
     def look() -> int | None:
         if JobState(stage.shop.job(job_id).state).terminal:
             return -1
-        return next(iter(stage.current.worker.attempts()), None)
+        return next(iter(stage.current.process.attempts()), None)
 
     found = until(look, "a trainer")
     return None if found < 0 else found
@@ -288,7 +242,7 @@ def _kill_supervisor(stage: Stage, *, with_trainer: bool) -> str:
     trainer = stage.current.trainer() if with_trainer else None
     running = _running(stage, job_id)
     struck = time.time()
-    for pid in [stage.current.worker.pid, *([trainer] if trainer else [])]:
+    for pid in [stage.current.process.pid, *([trainer] if trainer else [])]:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     stage.current.death()
@@ -315,7 +269,7 @@ def _in_an_attempt(stage: Stage, place: Failpoint, broken: list[str]) -> str:
     if place in IN_A_DRAIN:
         stage.claimed(job_id)
         stage.wait(0.8)
-        os.kill(stage.current.worker.pid, signal.SIGTERM)
+        os.kill(stage.current.process.pid, signal.SIGTERM)
     broken += _died(stage.current, place)
     struck, running = time.time(), _running(stage, job_id)
     stage.promote()
@@ -330,8 +284,8 @@ def _in_a_reap(stage: Stage, place: Failpoint, broken: list[str]) -> str:
     stage.claimed(job_id)
     standby.reins.say(place)
     # The others reap too, and would come first as often as not.
-    woken = [stage.shop.freeze(each.worker) for each in stage.reserves[1:]]
-    os.kill(stage.current.worker.pid, signal.SIGKILL)
+    woken = [stage.shop.freeze(each.process) for each in stage.reserves[1:]]
+    os.kill(stage.current.process.pid, signal.SIGKILL)
     stage.current.death()
     broken += _died(standby, place)
     for wake in woken:
@@ -347,7 +301,7 @@ def _died(steed: Steed, place: Failpoint) -> list[str]:
     number = steed.death()
     if number == signal.SIGKILL:
         return []
-    steed.worker.end()
+    steed.process.end()
     return [f"the supervisor did not die at {place}: {number}"]
 
 
@@ -410,6 +364,6 @@ SCENARIO = Scenario(
     promise="the job succeeds once; weights, gamma, beta and moving statistics are bit-equal to those of an "
     "undisturbed run; no process lives on",
     run=run,
-    quick=4,
+    quick=3,
     full=RANDOM_KILLS + TIMES * len(PLACES),
 )

@@ -8,6 +8,7 @@ Client ──POST /v1/jobs, under a key──► 202 ──GET /v1/jobs/…─�
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 import subprocess
@@ -26,6 +27,7 @@ from sqlalchemy import func, select
 
 from gammabeta.store.engine import Database
 from gammabeta.store.tables import AnswerRow, JobRow, VersionRow
+from service.dependencies import OWNER
 from tests.integration.workshop import until
 from tests.trainings import NETWORK
 
@@ -33,8 +35,6 @@ PATIENCE = 120
 """Seconds that a client waits for an answer."""
 PAUSE = 0.1
 """Seconds between two looks of a client."""
-OWNER = "local"
-"""Of jobs that came by the service."""
 
 
 @contextmanager
@@ -95,13 +95,20 @@ class Clients:
     @contextmanager
     def busy(self) -> Iterator[None]:
         """At work for as long as the block lasts, and until what was accepted has ended."""
-        thread = threading.Thread(target=lambda: asyncio.run(self._work()), name="clients")
+        thread = threading.Thread(target=self._run, name="clients")
         thread.start()
         try:
             yield
         finally:
             self._stopped.set()
             thread.join()
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._work())
+        except Exception as error:  # the top of a thread: nobody else would hear of it
+            logging.getLogger(__name__).exception("the clients have stopped")
+            self.broken.append(f"the clients have stopped: {error!r}")
 
     async def _work(self) -> None:
         limits = httpx.Limits(max_connections=self.count)
@@ -215,9 +222,9 @@ class Pace:
     def __str__(self) -> str:
         return f"{self.jobs / self.seconds:.1f}/s" if self.seconds else "none"
 
-    def share_of(self, before: Pace) -> str:
-        share = (self.jobs / self.seconds) / (before.jobs / before.seconds) if before.jobs else 1
-        return f"{share:.0%}"
+    def share(self, before: Pace) -> float:
+        """Of the pace before."""
+        return (self.jobs / self.seconds) / (before.jobs / before.seconds) if before.jobs else 1.0
 
     def is_below(self, share: float, before: Pace) -> bool:
         """Whether it is less than this share of the pace before by more than chance: counts of that many events would

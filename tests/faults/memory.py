@@ -45,7 +45,8 @@ def run(place: Place, n: int, random: Random) -> Row:
         figures = {name: f"{count} times" for name, count in done.items()}
         if members is None:
             figures[NAMES["gorge"]] = "not tried: no memory cgroup can be made on this machine"
-        return trials.row(shop, unit="trainings", figures=figures, also=gone)
+        complete = members is not None
+        return trials.row(shop, unit="trainings", figures=figures, also=gone, complete=complete)
 
 
 SCENARIO = Scenario(

@@ -18,7 +18,7 @@ from gammabeta.schemas.jobs import JobState
 from gammabeta.store import migrations
 from gammabeta.store.engine import Database
 from gammabeta.store.tables import EventRow, JobRow
-from tests.faults.figures import Row, seconds
+from tests.faults.figures import Row, Target, at_least, seconds
 from tests.faults.load import Clients, Pace, served
 from tests.faults.trials import Trials, fingerprint, not_succeeded
 from tests.integration.workshop import Worker, Workshop, workshop
@@ -84,11 +84,17 @@ def _suffer(shop: Workshop, workers: list[Worker], clients: Clients, faults: Seq
         also.append(f"{after} jobs a second after the faults, {before} before")
     figures = {"in the middle of the training": f"{within} of {len(faults)}"}
     figures |= _figures(shop, clients, before, after, back)
-    return trials.row(shop, unit="faults", figures=figures, also=also)
+    targets = _targets(before, after) if calm >= JUDGED_SECONDS else ()
+    return trials.row(shop, unit="faults", figures=figures, also=also, targets=targets)
 
 
 def _training(shop: Workshop, clients: Clients) -> str:
     return shop.train(clients.dataset_id, epochs=1_000, max_steps=STEPS)
+
+
+def _targets(before: Pace, after: Pace) -> tuple[Target, ...]:
+    name = "pace after, of that before"
+    return (at_least(100 * TARGET, 100 * after.share(before), name=name, unit=" %"),)
 
 
 def _other_bytes(found: tuple[str, str], expected: tuple[str, str]) -> list[str]:
@@ -125,5 +131,5 @@ def _figures(shop: Workshop, clients: Clients, before: Pace, after: Pace, back: 
         "other errors": str(len(clients.broken)),
         "from the fault's end to the end of the first job": seconds(back),
         "attempts repeated": str(_repeated(shop)),
-        "pace before, after": f"{before}, {after} ({after.share_of(before)})",
+        "pace before, after": f"{before}, {after} ({after.share(before):.0%})",
     }

@@ -45,7 +45,8 @@ SCENARIO = Scenario(
     fault=f"PostgreSQL under load is killed (`restart -m immediate`), killed three times in a row, or frozen for "
     f"{SHORT_FREEZE} or {LONG_FREEZE} s, in the middle of a training",
     promise="no accepted job is lost or doubled, the training ends in the same bytes; the API refuses by 503 with "
-    f"Retry-After only; no worker ends; the pace afterwards is at least {TARGET:.0%} of that before",
+    f"Retry-After only; no worker ends; the pace afterwards is not less than {TARGET:.0%} of that before by more than "
+    "chance",
     run=run,
     quick=2,
     full=60,

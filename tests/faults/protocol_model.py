@@ -18,7 +18,7 @@ from tests.integration.mutants import MUTANTS
 from tests.integration.protocol import Protocol, Violation, check, wipe
 
 STEPS = 60
-QUICK, FULL = 15, 5_000
+QUICK, FULL = 10, 5_000
 PARTS = 2
 ENOUGH = 100
 """Runs in which a mutant must be found."""

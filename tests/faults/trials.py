@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from gammabeta.schemas.jobs import JobState
 from gammabeta.store import models
 from gammabeta.store.tables import DEFAULT_PROJECT, JobRow, VersionRow
-from tests.faults.figures import Row
-from tests.integration.auditor import audit
+from tests.faults.figures import Row, Target
 from tests.integration.workshop import Workshop
 
 
@@ -34,24 +33,36 @@ class Trials:
         self.failed += bool(found)
         self.broken += [f"{what}, trial {self.n}: {each}" for each in found]
 
-    def row(self, shop: Workshop, *, unit: str, figures: dict[str, str], also: Iterable[str] = ()) -> Row:
+    def row(
+        self,
+        shop: Workshop,
+        *,
+        unit: str,
+        figures: dict[str, str],
+        also: Iterable[str] = (),
+        targets: tuple[Target, ...] = (),
+        complete: bool = True,
+    ) -> Row:
         """The outcome, with what the auditor says of everything that the trials left behind. `also`: what broke, of no
         trial in particular."""
         violated = [*also, *_violated(shop)]
         shop.audited = True
         failed = min(self.n, self.failed + len(violated))
-        return Row(n=self.n, unit=unit, broken=(*self.broken, *violated), failed=failed, figures=figures)
+        return Row(
+            n=self.n,
+            unit=unit,
+            broken=(*self.broken, *violated),
+            failed=failed,
+            figures=figures,
+            targets=targets,
+            complete=complete,
+        )
 
 
 def _violated(shop: Workshop) -> list[str]:
     """What the auditor finds twice: of workers that clean up, it may look for what they are just removing."""
-    first = _audited(shop)
-    return [each for each in _audited(shop) if each in first] if first else []
-
-
-def _audited(shop: Workshop) -> list[str]:
-    with shop.db.read() as session:
-        return audit(session, shop.blobs)
+    first = shop.audit()
+    return [each for each in shop.audit() if each in first] if first else []
 
 
 def version_of(shop: Workshop, job: JobRow) -> VersionRow:

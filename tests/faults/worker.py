@@ -1,6 +1,5 @@
-"""`python -P -m tests.faults.worker`: the worker, with trainers that do what a job's `fault` says; FAULT is what the
-supervisor itself does; REINS names a file that says so while it runs. Without both, it walks into the traps of its
-home."""
+"""`python -P -m tests.faults.worker`: the worker, with trainers that do what a job's `fault` says. REINS names a file
+that says while it runs what the supervisor itself does; without it, it walks into the traps of its home."""
 
 from __future__ import annotations
 
@@ -9,15 +8,13 @@ import sys
 from pathlib import Path
 
 from gammabeta import failpoints
-from tests.faults.sabotage import planned, trapped
+from tests.faults.sabotage import trapped
 from tests.faults.steered import Steered
 from worker.__main__ import main
 from worker.children import Children
 
 if __name__ == "__main__":
-    if "FAULT" in os.environ:
-        failpoints.arm(planned(os.environ["FAULT"]))
-    elif "REINS" in os.environ:
+    if "REINS" in os.environ:
         failpoints.arm(Steered(Path(os.environ["REINS"])))
     else:
         failpoints.arm(trapped(Path(os.environ["GAMMABETA_HOME"]) / "traps"))

@@ -1,28 +1,31 @@
 """The invariants of the queue, checked on a database as it stands: `audit(session)` says which are broken.
 
+Checkpoints end with their job. What their rows must be while it runs, `of_running` says to whoever looks at it.
+
 I1 the fence never decreases            I6 a cancelled job never succeeds
 I2 running, worker and lease together   I7 every accepted job is terminal, paused or claimable
-I3 succeeded: exactly one version       I8 what is published is stored and sound (where blobs are given)
-I4 terminal states never change         I9 no checkpoint path is written by two attempts
+I3 succeeded: exactly one version       I8 what is named is stored and sound (where blobs are given)
+I4 terminal states never change         I9 no checkpoint path is written by two attempts (where blobs are given)
 I5 no artifact is from the future       I10 every claim ends exactly once
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from sqlalchemy import select
+from sqlalchemy import and_, not_, select
 from sqlalchemy.orm import Session
 
 from gammabeta.errors import ArtifactCorrupt
-from gammabeta.schemas.jobs import JobState
-from gammabeta.store import checkpoints, models
+from gammabeta.schemas.jobs import JobState, Lane
+from gammabeta.store import checkpoints, datasets, models
 from gammabeta.store.blobs import FolderBlobs
-from gammabeta.store.jobs import INGEST
-from gammabeta.store.tables import CheckpointRow, DatasetRow, EventRow, JobRow, ModelRow, StateRow, VersionRow
+from gammabeta.store.jobs import INGEST, MAX_PAUSE_MS
+from gammabeta.store.tables import CheckpointRow, DatasetRow, EventRow, JobRow, ModelRow, StateRow, VersionRow, now_ms
 
 TERMINAL = [state.value for state in JobState if state.terminal]
+LONGEST_PAUSE_MS = round(1.2 * MAX_PAUSE_MS)
+"""Before an attempt, with what is drawn on top."""
 
 
 def audit(session: Session, blobs: FolderBlobs | None = None) -> list[str]:
@@ -31,6 +34,7 @@ def audit(session: Session, blobs: FolderBlobs | None = None) -> list[str]:
     for job in session.scalars(select(JobRow)):
         events = list(session.scalars(select(EventRow).where(EventRow.job_id == job.id).order_by(EventRow.id)))
         broken += [f"{problem} ({job.id})" for problem in _job(session, job, events)]
+    broken += _stuck(session)
     broken += _published(session)
     if blobs is not None:
         broken += _stored(session, blobs)
@@ -82,8 +86,32 @@ def _checkpoints(session: Session, job: JobRow) -> Iterator[str]:
     rows = checkpoints.checkpoints_of(session, job.id)
     if any(row.fence > job.fence for row in rows):
         yield f"I5: a checkpoint of fence {max(row.fence for row in rows)}, the job has {job.fence}"
-    writers = Counter(uri for uri, _ in {(row.uri, row.fence) for row in rows})
-    yield from (f"I9: {uri} was written by {count} attempts" for uri, count in writers.items() if count > 1)
+
+
+def of_running(rows: Iterable[CheckpointRow], job: JobRow) -> Iterator[str]:
+    """What is wrong with the checkpoints of a job that was read after them."""
+    for row in rows:
+        if row.fence > job.fence:
+            yield f"I5: a checkpoint of fence {row.fence}, the job has {job.fence} ({job.id})"
+        yield from _another_path(row)
+
+
+def _another_path(row: CheckpointRow) -> Iterator[str]:
+    """Where each path names its attempt, no two attempts can share one."""
+    if not row.uri.startswith(f"jobs/{row.job_id}/f{row.fence:06d}/"):
+        yield f"I9: the attempt {row.fence} of {row.job_id} has written {row.uri}"
+
+
+def _stuck(session: Session) -> Iterator[str]:
+    """Queued jobs that no claim would ever find."""
+    claimable = and_(
+        JobRow.lane.in_([lane.value for lane in Lane]),
+        JobRow.run_after_ms <= now_ms() + LONGEST_PAUSE_MS,
+        JobRow.cancel_requested_ms.is_(None),
+        JobRow.finished_ms.is_(None),
+    )
+    for job_id in session.scalars(select(JobRow.id).where(JobRow.state == JobState.QUEUED, not_(claimable))):
+        yield f"I7: {job_id} is queued, and no claim will find it"
 
 
 def _claims(job: JobRow, events: list[EventRow]) -> Iterator[str]:
@@ -122,13 +150,22 @@ def _published(session: Session) -> Iterator[str]:
 
 
 def _stored(session: Session, blobs: FolderBlobs) -> Iterator[str]:
-    for sha256 in session.scalars(select(VersionRow.weights_sha256)):
+    for sha256 in {*session.scalars(select(VersionRow.weights_sha256)), *_arrays(session)}:
         try:
             blobs.verify(sha256, again=True)
         except ArtifactCorrupt as corrupt:
             yield f"I8: {corrupt}"
     for checkpoint in session.scalars(select(CheckpointRow)):
+        yield from _another_path(checkpoint)
         try:
             blobs.tree(checkpoint.uri, checkpoint.sha256)
         except ArtifactCorrupt as corrupt:
             yield f"I8: {corrupt}"
+
+
+def _arrays(session: Session) -> Iterator[str]:
+    """The hashes that data sets in use name."""
+    for dataset in session.scalars(select(DatasetRow).where(DatasetRow.state == "ready")):
+        manifest = datasets.manifest(dataset)
+        if manifest is not None:
+            yield from (array.sha256 for split in manifest.splits.values() for array in (split.x, split.y))

@@ -2,7 +2,7 @@
 
     hypothesis ──rules──► Machine ─┬─► Protocol   the statements of the store, on a real database
                                    └─► Job        the same step in a few lines of Python, from the table of transitions
-    after each turn: rows, events and checkpoints are those of the model
+    after each turn: rows, events, checkpoints and points are those of the model
     after some, and at the end: the auditor's invariants; at the end: whatever is left can be brought to an end
 
 Each operation is one transaction, since the guard of a transition is one statement: what two of them do at the same
@@ -28,11 +28,21 @@ from gammabeta.schemas.batchnorm import BatchNormState
 from gammabeta.schemas.jobs import JobState, Lane
 from gammabeta.store import checkpoints, events, jobs, publishing
 from gammabeta.store.engine import Database
+from gammabeta.store.events import MetricRow
 from gammabeta.store.jobs import Claim, Flags, Outcome
-from gammabeta.store.tables import DEFAULT_PROJECT, CheckpointRow, EventRow, JobRow, ProjectRow, Table, VersionRow
+from gammabeta.store.tables import (
+    DEFAULT_PROJECT,
+    CheckpointRow,
+    EventRow,
+    JobRow,
+    PointRow,
+    ProjectRow,
+    Table,
+    VersionRow,
+)
 from tests.integration.auditor import audit
 from tests.integration.databases import Clock
-from tests.integration.samples import TTL, layer, new_job, publication
+from tests.integration.samples import TTL, layer, manifest, new_job, publication
 
 Thing = TypeVar("Thing")
 
@@ -41,6 +51,7 @@ MOST_ALIVE, MOST_JOBS = 3, 8
 BACKOFF = 2_000
 AUDIT_EVERY = 5
 PUBLICATION = publication(state=BatchNormState((layer(channels=1),)))
+MANIFEST = manifest()
 ALIVE = (JobState.QUEUED, JobState.RUNNING, JobState.PAUSED)
 RETRIED = (JobState.FAILED, JobState.CANCELLED)
 ALLOWED = {"pause": (JobState.RUNNING,), "resume": (JobState.PAUSED,), "cancel": ALIVE, "retry": RETRIED}
@@ -69,7 +80,10 @@ class Protocol:
     checkpoint: Callable[..., bool] = checkpoints.add_checkpoint
     prune: Callable[..., list[str]] = checkpoints.forget_older
     report: Callable[..., bool] = events.add_event
+    measure: Callable[..., bool] = events.add_metrics
+    warn: Callable[..., bool] = events.add_warning
     publish: Callable[..., str | None] = publishing.publish_version
+    publish_dataset: Callable[..., bool] = publishing.publish_dataset
     stop: Callable[..., JobState | None] = jobs.stop
     look: Callable[[Session], list[str]] = looks_at_nothing
     reap: Callable[[Session, Sequence[str]], list[tuple[str, JobState]]] = reap
@@ -106,6 +120,8 @@ class Job:
     reason: str | None = None
     version: int | None = None
     checkpoints: list[tuple[int, int]] = field(default_factory=list)
+    points: set[tuple[int, int]] = field(default_factory=set)
+    warnings: list[str] = field(default_factory=list)
     history: list[tuple[str, int]] = field(default_factory=list)
 
     def note(self, event: str) -> None:
@@ -114,7 +130,8 @@ class Job:
     def row(self) -> tuple[Any, ...]:
         counters = (self.fence, self.failures, self.losses)
         asked = (self.cancel, self.pause)
-        return (self.state, *counters, self.worker, self.lease, *asked, self.finished, self.reason, self.version)
+        ends = (self.finished, self.reason, self.version)
+        return (self.state, *counters, self.worker, self.lease, *asked, *ends, self.warnings)
 
     def claimed(self, worker: str, now: int) -> None:
         self.state, self.fence, self.worker, self.lease = JobState.RUNNING, self.fence + 1, worker, now + TTL
@@ -159,6 +176,7 @@ class Job:
                 self.state, self.failures, self.losses, self.run_after = JobState.QUEUED, 0, 0, (now, now)
                 self.cancel = self.pause = False
                 self.finished = self.reason = None
+                self.warnings = []
                 self.note("retry_requested")
 
     def _cancelled(self, now: int) -> None:
@@ -363,6 +381,12 @@ class Machine(RuleBasedStateMachine):
     def report(self, turn: Turn) -> None:
         self._report(turn.one(self.believed()))
 
+    def measure(self, turn: Turn) -> None:
+        self._measure(turn.one(self.believed()), turn.step)
+
+    def warn(self, turn: Turn) -> None:
+        self._warn(turn.one(self.believed()), turn.step)
+
     def publish(self, turn: Turn) -> None:
         self._publish(turn.one(self.believed()))
 
@@ -382,7 +406,10 @@ class Machine(RuleBasedStateMachine):
         self._checkpoint(attempt, turn.step)
         self._prune(attempt, kept=0)
         self._report(attempt)
+        self._measure(attempt, turn.step)
+        self._warn(attempt, turn.step)
         self._publish(attempt)
+        self._publish_dataset(attempt)
         self._stop(attempt, turn.outcome)
 
     def among(self, *states: JobState) -> list[Job]:
@@ -451,6 +478,27 @@ class Machine(RuleBasedStateMachine):
         if self._answered(attempt, written):
             attempt.job.note("note")
 
+    def _measure(self, attempt: Attempt, step: int) -> None:
+        point = MetricRow(step=step, epoch=1, values={"loss": 0.5})
+        with self.db.write() as session:
+            written = self.protocol.measure(session, **attempt.guard, rows=[point])
+        if self._answered(attempt, written):
+            attempt.job.points.add((attempt.fence, step))
+
+    def _warn(self, attempt: Attempt, step: int) -> None:
+        code = f"warning-{step}"
+        with self.db.write() as session:
+            written = self.protocol.warn(session, **attempt.guard, code=code, message="")
+        if self._answered(attempt, written) and code not in attempt.job.warnings:
+            attempt.job.warnings.append(code)
+            attempt.job.note("warning")
+
+    def _publish_dataset(self, attempt: Attempt) -> None:
+        """Of attempts that are lost only: those that are held train."""
+        with self.db.write() as session:
+            written = self.protocol.publish_dataset(session, **attempt.guard, dataset_id="ds_1", manifest=MANIFEST)
+        self._answered(attempt, written)
+
     def _publish(self, attempt: Attempt) -> None:
         with self.db.write() as session:
             version = self.protocol.publish(session, **attempt.guard, publication=PUBLICATION)
@@ -503,11 +551,14 @@ class Machine(RuleBasedStateMachine):
         lines = select(EventRow.job_id, EventRow.type, EventRow.fence).order_by(EventRow.id)
         written = session.execute(lines).all()
         places = session.execute(select(CheckpointRow.job_id, CheckpointRow.fence, CheckpointRow.step)).all()
+        points = session.execute(select(PointRow.job_id, PointRow.fence, PointRow.step)).all()
         for job in self.jobs:
             history = [(type, fence) for job_id, type, fence in written if job_id == job.id]
             self._same(history, job.history, f"events of job {job.number}")
             kept = sorted(((fence, step) for job_id, fence, step in places if job_id == job.id), reverse=True)
             self._same(kept, job.checkpoints, f"checkpoints of job {job.number}")
+            measured = {(fence, step) for job_id, fence, step in points if job_id == job.id}
+            self._same(measured, job.points, f"points of job {job.number}")
         versions = session.execute(select(VersionRow.job_id, VersionRow.fence)).all()
         made = [(job.id, job.fence) for job in self.jobs if job.version is not None]
         self._same(sorted(map(tuple, versions)), sorted(made), "the versions")
@@ -559,6 +610,8 @@ DEEDS: dict[str, tuple[int, Callable[[Machine], object]]] = {
     "checkpoint": (3, lambda self: self.believed()),
     "prune": (1, lambda self: self.believed()),
     "report": (1, lambda self: self.believed()),
+    "measure": (1, lambda self: self.believed()),
+    "warn": (1, lambda self: self.believed()),
     "publish": (3, lambda self: self.believed()),
     "stop": (3, lambda self: self.believed()),
     "zombie": (2, lambda self: self.lost()),
@@ -576,7 +629,9 @@ def _stored(row: JobRow) -> tuple[Any, ...]:
     """As `Job.row` says it."""
     counters = (row.fence, row.failures, row.losses)
     asked = (row.cancel_requested_ms is not None, row.pause_requested_ms is not None)
-    return (row.state, *counters, row.worker_id, row.lease_until_ms, *asked, row.finished_ms, row.reason, row.version)
+    ends = (row.finished_ms, row.reason, row.version)
+    warnings = [each["code"] for each in row.warnings]
+    return (row.state, *counters, row.worker_id, row.lease_until_ms, *asked, *ends, warnings)
 
 
 def wipe(db: Database) -> None:

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy.orm import Session
 
 from gammabeta.errors import NoSpace, NotReady
-from gammabeta.schemas.jobs import JobState, Lane
+from gammabeta.schemas.jobs import Lane
 from gammabeta.store import checkpoints, events, jobs, listing
 from gammabeta.store.blobs import FolderBlobs, Tree
 from gammabeta.store.engine import Database
@@ -148,6 +148,28 @@ def test_reports_wait_in_order_while_the_database_is_away(db: Database, away: Aw
         assert events.metrics_of(session, held.job_id).series[0].value == [2.0, 1.0]
 
 
+def test_what_was_committed_without_an_answer_and_is_written_again_doubles_no_series(db: Database) -> None:
+    class Mute:
+        @contextmanager
+        def write(self) -> Iterator[Session]:
+            with db.write() as session:
+                yield session
+            raise NotReady
+
+    held = claimed(db)
+    outbox = Outbox(held)
+    for step in (1, 2):
+        outbox.metrics(MetricsRow(step=step, epoch=1, values={"loss": 1.0 / step}))
+    outbox.warning("no_space", "none")
+    assert outbox.flush(Mute())  # type: ignore[arg-type]
+    outbox.metrics(MetricsRow(step=3, epoch=2, values={"loss": 0.25}))
+    assert outbox.flush(db)
+    with db.read() as session:
+        (loss,) = events.metrics_of(session, held.job_id).series
+    assert (loss.step, loss.epoch, loss.value) == ([1, 2, 3], [1, 1, 2], [1.0, 0.5, 0.25])
+    assert len(_row(db, held).warnings) == 1
+
+
 def test_reports_of_a_lost_attempt_are_not_written(db: Database, away: Away, clock: Clock) -> None:
     held = claimed(db)
     outbox = Outbox(held)
@@ -160,68 +182,108 @@ def test_reports_of_a_lost_attempt_are_not_written(db: Database, away: Away, clo
         assert events.metrics_of(session, held.job_id).series == ()
 
 
-def test_the_reaper_waits_a_lease_after_an_outage(db: Database, away: Away, clock: Clock) -> None:
+class Time:
+    """What passes for a reaper and, at the same pace, for the database."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.seconds, self._clock = 100.0, clock
+
+    def pass_by(self, seconds: float) -> None:
+        self.seconds += seconds
+        self._clock.advance(round(1_000 * seconds))
+
+
+@pytest.fixture
+def passing(clock: Clock) -> Time:
+    return Time(clock)
+
+
+def new_reaper(away: Away, passing: Time, *, reap_seconds: float = 5) -> Reaper:
+    """With leases of 30 s, as `TTL` says."""
+    told = settings(lease_seconds=30, reap_seconds=reap_seconds)
+    return Reaper(away, told, clock=lambda: passing.seconds)  # type: ignore[arg-type]
+
+
+def reaper_at_work(away: Away, passing: Time) -> Reaper:
+    """One that has looked for a lease, and would reap at once."""
+    reaper = new_reaper(away, passing)
+    for _ in range(7):
+        assert reaper.reap() == []
+        passing.pass_by(5)
+    return reaper
+
+
+def reaped_after(reaper: Reaper, passing: Time) -> tuple[float, list[str]]:
+    """For how many seconds it reaps nothing, and what then."""
+    began = passing.seconds
+    while not (found := reaper.reap()):
+        passing.pass_by(5)
+    return passing.seconds - began, found
+
+
+def test_the_reaper_reaps_at_once_what_has_expired_before_its_eyes(db: Database, away: Away, passing: Time) -> None:
+    reaper, held = reaper_at_work(away, passing), claimed(db)
+    assert reaped_after(reaper, passing) == (35, [held.job_id])
+
+
+def test_a_reaper_that_has_just_begun_waits_a_lease(db: Database, away: Away, passing: Time) -> None:
     held = claimed(db)
-    reaper = Reaper(away, settings(lease_seconds=0.5, retry_seconds=0))  # type: ignore[arg-type]
-    assert reaper.reap() == []
+    passing.pass_by(3_600)
+    assert reaped_after(new_reaper(away, passing), passing) == (30, [held.job_id])
+
+
+def test_the_lease_that_a_reaper_waits_begins_when_the_database_answers(
+    db: Database, away: Away, passing: Time
+) -> None:
+    held, reaper = claimed(db), new_reaper(away, passing)
     away.cut = True
-    clock.advance(TTL + 1)
-    with pytest.raises(NotReady):
-        reaper.reap()
+    for _ in range(20):
+        with pytest.raises(NotReady):
+            reaper.reap()
+        passing.pass_by(5)
     away.cut = False
-    assert reaper.reap() == []
-    assert _row(db, held).state == JobState.RUNNING
-    assert until(reaper.reap, "the lease after the outage to pass") == [held.job_id]
+    assert reaped_after(reaper, passing) == (30, [held.job_id])
 
 
-def test_the_reaper_waits_a_lease_after_it_was_told_of_an_outage(db: Database, away: Away, clock: Clock) -> None:
-    held, seconds = claimed(db), [100.0]
-    reaper = Reaper(away, settings(lease_seconds=10, reap_seconds=5), clock=lambda: seconds[0])  # type: ignore[arg-type]
-    clock.advance(TTL + 1)
+def test_the_reaper_waits_a_lease_after_an_outage(db: Database, away: Away, passing: Time) -> None:
+    reaper, held = reaper_at_work(away, passing), claimed(db)
+    away.cut = True
+    for _ in range(8):
+        with pytest.raises(NotReady):
+            reaper.reap()
+        passing.pass_by(5)
+    away.cut = False
+    assert reaped_after(reaper, passing) == (30, [held.job_id])
+
+
+def test_the_reaper_waits_a_lease_after_it_was_told_of_an_outage(db: Database, away: Away, passing: Time) -> None:
+    reaper, held = reaper_at_work(away, passing), claimed(db)
+    for _ in range(6):
+        passing.pass_by(5)
+        assert reaper.reap() == []
     reaper.blind()
-    for _ in range(2):
-        assert reaper.reap() == []
-        seconds[0] += 5
-    assert reaper.reap() == [held.job_id]
+    assert reaped_after(reaper, passing) == (30, [held.job_id])
 
 
-def test_the_reaper_waits_a_lease_after_it_slept(db: Database, away: Away, clock: Clock) -> None:
-    held = claimed(db)
-    seconds = [100.0]
-    reaper = Reaper(away, settings(lease_seconds=30, reap_seconds=5), clock=lambda: seconds[0])  # type: ignore[arg-type]
-    clock.advance(TTL + 1)
-    seconds[0] += 3_600
-    assert reaper.reap() == []
-    for _ in range(5):
-        seconds[0] += 5
-        assert reaper.reap() == []
-    seconds[0] += 5
-    assert reaper.reap() == [held.job_id]
+def test_the_reaper_waits_a_lease_after_it_slept(db: Database, away: Away, passing: Time) -> None:
+    reaper, held = reaper_at_work(away, passing), claimed(db)
+    passing.pass_by(3_600)
+    assert reaped_after(reaper, passing) == (30, [held.job_id])
 
 
 def test_the_reaper_waits_a_lease_after_the_clock_of_the_database_was_put_forward(
-    db: Database, away: Away, clock: Clock
+    db: Database, away: Away, passing: Time, clock: Clock
 ) -> None:
-    held, seconds = claimed(db), [100.0]
-    reaper = Reaper(away, settings(lease_seconds=30, reap_seconds=5), clock=lambda: seconds[0])  # type: ignore[arg-type]
+    reaper, held = reaper_at_work(away, passing), claimed(db)
     assert reaper.reap() == []
     clock.advance(3_600_000)
+    assert reaped_after(reaper, passing) == (30, [held.job_id])
+
+
+def test_a_reaper_that_looks_seldom_reaps_all_the_same(db: Database, away: Away, passing: Time) -> None:
+    reaper, held = new_reaper(away, passing, reap_seconds=600), claimed(db)
     assert reaper.reap() == []
-    for _ in range(2):
-        seconds[0] += 10
-        clock.advance(10_000)
-        assert reaper.reap() == []
-    assert _row(db, held).state == JobState.RUNNING
-    seconds[0] += 10
-    assert reaper.reap() == [held.job_id]
-
-
-def test_a_reaper_that_looks_seldom_reaps_all_the_same(db: Database, away: Away, clock: Clock) -> None:
-    held = claimed(db)
-    seconds = [0.0]
-    reaper = Reaper(away, settings(lease_seconds=30, reap_seconds=600), clock=lambda: seconds[0])  # type: ignore[arg-type]
-    clock.advance(TTL + 1)
-    seconds[0] += 600 * 1.2
+    passing.pass_by(600 * 1.2)
     assert reaper.reap() == [held.job_id]
 
 

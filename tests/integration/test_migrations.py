@@ -18,6 +18,7 @@ from gammabeta.schemas.batchnorm import ARRAYS, BatchNormState, to_bytes
 from gammabeta.schemas.networks import LayersNetwork
 from gammabeta.store import migrations, models
 from gammabeta.store.engine import Database
+from gammabeta.store.migrations import Standing
 from gammabeta.store.tables import DEFAULT_PROJECT, RETIRED, JobRow, ProjectRow, Table, now_ms
 from tests.integration.databases import Databases
 from tests.integration.samples import layer
@@ -72,11 +73,11 @@ def test_migrations_make_what_the_tables_declare(kind: str, empty: str, database
     assert len(declared) >= 20
 
 
-def test_an_empty_database_has_migrations_pending_until_it_is_upgraded(empty: str) -> None:
+def test_an_empty_database_is_an_older_one_until_it_is_upgraded(empty: str) -> None:
     database = Database(empty)
-    assert migrations.pending(database)
+    assert migrations.standing(database) is Standing.OLDER
     migrations.upgrade(empty)
-    assert not migrations.pending(database)
+    assert migrations.standing(database) is Standing.CURRENT
     migrations.upgrade(empty)
     assert migrations.current(database) == migrations.head() == "0003"
     database.dispose()
@@ -192,7 +193,7 @@ def test_programs_that_upgrade_at_the_same_time_do_it_once(empty: str) -> None:
     started = [subprocess.Popen([sys.executable, "-c", program, empty]) for _ in range(2)]
     assert [each.wait(timeout=60) for each in started] == [0, 0]
     database = Database(empty)
-    assert not migrations.pending(database)
+    assert migrations.standing(database) is Standing.CURRENT
     database.dispose()
 
 

@@ -15,7 +15,6 @@ from gammabeta.store import jobs, migrations
 from gammabeta.store.engine import Database
 from gammabeta.store.jobs import Outcome
 from gammabeta.store.migrations import Standing
-from service.upgrades import Upgrades
 from tests.integration.auditor import audit
 from tests.integration.databases import Databases
 from tests.integration.future import CONTRACT, EXPAND, Future
@@ -149,6 +148,24 @@ def test_going_back_and_forth_with_a_running_job_loses_nothing(own: str) -> None
     database.dispose()
 
 
+def test_the_command_line_goes_back_or_says_why_not(
+    own: str, future: Future, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GAMMABETA_DATABASE_URL", own)
+    refused = {"0001": "restore the backup", "0004": f"must be {HEAD}, 0002, 0001. Received: 0004"}
+    for revision, why in refused.items():
+        ran = run("db", "downgrade", revision)
+        assert (ran.code, ran.err.count("\n"), why in ran.err) == (1, 1, True)
+    ran = run("db", "downgrade", "0002")
+    assert (ran.code, "schema 0002" in ran.err) == (0, True)
+    assert (run("db", "check").code, run("db", "upgrade").code) == (1, 0)
+    future.add(EXPAND, serves=[HEAD])
+    future.upgrade(own)
+    ran = run("db", "downgrade", "0002")
+    assert ran.code != 0
+    assert "only the version that made it" in ran.err
+
+
 @pytest.mark.parametrize(("start", "to"), [("0002", "0001"), ("0001", "base"), (HEAD, "base")])
 def test_a_way_back_that_would_lose_something_is_refused_and_changes_nothing(
     own: str, kind: str, databases: Databases, tmp_path: Path, start: str, to: str
@@ -192,10 +209,9 @@ def test_a_running_worker_goes_on_beside_a_schema_that_serves_it_and_drains_besi
 
 @pytest.mark.parametrize("kind", ["sqlite"])
 def test_a_service_answers_503_from_when_the_database_serves_it_no_more(
-    own: str, future: Future, start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    own: str, future: Future, start: Callable[..., Any], tmp_path: Path
 ) -> None:
-    monkeypatch.setitem(Upgrades.watch.__kwdefaults__, "every", 0.05)
-    with start(home=tmp_path, database_url=own) as service:
+    with start(home=tmp_path, database_url=own, watch_schema_seconds=0.05) as service:
         future.add(EXPAND, serves=[HEAD])
         future.upgrade(own)
         assert service.http.get("/readyz").status_code == 200

@@ -22,7 +22,7 @@ from gammabeta.store import checkpoints, datasets, events, jobs
 from gammabeta.store.blobs import open_blobs
 from gammabeta.store.engine import Database
 from gammabeta.store.tables import DEFAULT_PROJECT, CheckpointRow, JobRow, new_id
-from tests.integration.auditor import audit
+from tests.integration.auditor import audit, of_running
 from tests.trainings import NETWORK, blobs
 from tests.unit.ingestion.conftest import npz
 
@@ -148,6 +148,7 @@ class Workshop:
             "PGAPPNAME": SECRET,
         }
         self._workers: list[Worker] = []
+        self._seen: set[str] = set()
         self.audited = False
         """Whether what the auditor has to say was asked for already, by somebody who tells it."""
 
@@ -155,12 +156,10 @@ class Workshop:
         """A worker under the fast profile; settings without their prefix."""
         return self._start(self._environment | _chosen(settings), "worker")
 
-    def start_rigged(
-        self, fault: str | None = None, environment: dict[str, str] | None = None, **settings: str
-    ) -> Worker:
-        """A worker whose supervisor does `fault`, and whose trainers do what their jobs' metadata say; see
-        `tests.faults.sabotage`. `environment`: what else is in it."""
-        rigged = {"PYTHONPATH": str(ROOT)} | ({} if fault is None else {"FAULT": fault}) | (environment or {})
+    def start_rigged(self, environment: dict[str, str] | None = None, **settings: str) -> Worker:
+        """A worker whose trainers do what their jobs' metadata say; see `tests.faults.sabotage`. `environment`: what
+        else is in it."""
+        rigged = {"PYTHONPATH": str(ROOT)} | (environment or {})
         return self._start(self._environment | _chosen(settings) | rigged, "tests.faults.worker")
 
     def start_steered(self, reins: Path, **settings: str) -> Worker:
@@ -183,11 +182,15 @@ class Workshop:
         self._workers.append(worker)
         return worker
 
+    def audit(self) -> list[str]:
+        """The invariants that are broken now, or were when somebody looked at a job."""
+        with self.db.read() as session:
+            return sorted(self._seen) + audit(session, self.blobs)
+
     def close(self) -> None:
         for worker in self._workers:
             worker.end()
-        with self.db.read() as session:
-            broken = audit(session, self.blobs)
+        broken = self.audit()
         self.db.dispose()
         assert broken == [] or self.audited
 
@@ -270,7 +273,10 @@ class Workshop:
 
     def job(self, job_id: str) -> JobRow:
         with self.db.read() as session:
-            return jobs.get(session, DEFAULT_PROJECT, job_id)
+            stored = checkpoints.checkpoints_of(session, job_id)
+            job = jobs.get(session, DEFAULT_PROJECT, job_id)
+        self._seen.update(of_running(stored, job))
+        return job
 
     def in_state(self, job_id: str, state: JobState) -> JobRow:
         """The job once it has come to this state."""

@@ -208,3 +208,27 @@ def test_the_check_tells_whether_blobs_can_be_stored(blobs: FolderBlobs) -> None
     with pytest.raises(OSError) as refusal:  # noqa: PT011
         blobs.check()
     assert refusal.value.errno == errno.ENOTDIR
+
+
+class Removed(Files):
+    """Somebody removes a folder that is empty, so many times, before another is made in it."""
+
+    def __init__(self, times: int) -> None:
+        self._left = times
+
+    def make_folder(self, folder: Path) -> None:
+        if folder.name == "f000002" and self._left:
+            self._left -= 1
+            folder.parent.rmdir()
+        super().make_folder(folder)
+
+
+def test_a_folder_that_was_removed_before_anything_lay_in_it_is_made_again(tmp_path: Path, checkpoint: Path) -> None:
+    blobs = FolderBlobs(tmp_path / "blobs", files=Removed(times=2))
+    tree = blobs.put_tree("jobs/job_1/f000002/ckpt-1", checkpoint)
+    assert blobs.tree(tree.uri, tree.sha256).is_dir()
+
+
+def test_folders_that_cannot_be_made_are_given_up(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        Removed(times=100).make_folders(tmp_path / "job_1" / "f000002")

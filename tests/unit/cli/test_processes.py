@@ -48,7 +48,7 @@ def pid_of(child: Program) -> int:
 
 def test_leaving_the_block_ends_every_program() -> None:
     children = [program(SLEEPER), program(SLEEPER)]
-    with Programs(children, say=print):
+    with Programs(children, say=print, grace=20):
         pids = [pid_of(child) for child in children]
         assert all(map(alive, pids))
     assert not any(map(alive, pids))
@@ -65,13 +65,16 @@ def test_a_program_that_ends_before_all_is_ready_is_told_with_its_last_words(tmp
     child = program("import sys; print('no such host'); sys.exit(78)", log=tmp_path / "log", name="service")
     with (
         pytest.raises(ProgramEnded, match=r"(?s)service must keep running. Received: exit code 78.*no such host"),
-        Programs([child], say=print) as running,
+        Programs([child], say=print, grace=20) as running,
     ):
         running.wait_until(lambda: False, seconds=20)
 
 
 def test_what_is_never_ready_is_given_up() -> None:
-    with pytest.raises(ProgramEnded, match="within 0 seconds"), Programs([program(SLEEPER)], say=print) as running:
+    with (
+        pytest.raises(ProgramEnded, match="within 0 seconds"),
+        Programs([program(SLEEPER)], say=print, grace=20) as running,
+    ):
         running.wait_until(lambda: False, seconds=0)
 
 
@@ -86,7 +89,7 @@ def test_a_killed_program_is_started_again_and_later_each_time() -> None:
                 os.kill(pid_of(child), signal.SIGKILL)
         return len(pids) == 3
 
-    with Programs([child], say=said.append) as running:
+    with Programs([child], say=said.append, grace=20) as running:
         running.tend(stopped=kill_twice)
     assert said == [
         "The child ended with signal SIGKILL. It is started again in 0.05 s.",
@@ -101,7 +104,7 @@ def test_kill_dash_nine_of_the_parent_leaves_no_child(tmp_path: Path) -> None:
         "from gammabeta.cli.processes import Program, Programs\n"
         f"command = [sys.executable, '-S', '-c', {SLEEPER!r}]\n"
         "child = Program(name='child', command=command, environment=dict(os.environ))\n"
-        "with Programs([child], say=print):\n"
+        "with Programs([child], say=print, grace=20):\n"
         "    print(child.process.pid, flush=True)\n"
         "    time.sleep(60)\n"
     )

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from gammabeta.cli import show
+from gammabeta.cli.settings import from_environment
 from tests.unit.cli.conftest import Run
+from worker.settings import WorkerSettings
 
 
 @pytest.mark.parametrize("command", [["up", "--port", "0"], ["db", "upgrade"]], ids=" ".join)
@@ -20,7 +22,9 @@ def test_a_home_that_cannot_be_written_is_one_readable_line(
     assert all(part in ran.err for part in ("must be a folder that can be written", "file/home", "GAMMABETA_HOME"))
 
 
-@pytest.mark.parametrize("command", [["up", "--port", "0"], ["db", "upgrade"], ["db", "check"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "command", [["up", "--port", "0"], ["db", "upgrade"], ["db", "check"], ["db", "downgrade", "0001"]], ids=" ".join
+)
 def test_a_database_that_is_none_is_one_readable_line(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: list[str]
 ) -> None:
@@ -54,3 +58,10 @@ def test_another_address_than_the_clients_is_told_to_other_terminals(
     show.out(show.addresses(f"http://127.0.0.1:{port}", Path("home"), "1.0"))
     lines = capsys.readouterr().out.splitlines()
     assert (f"export GAMMABETA_URL=http://127.0.0.1:{port}" in lines) is told
+
+
+def test_the_programs_of_up_have_more_time_to_end_than_a_worker_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert from_environment().grace_seconds > WorkerSettings().stop_seconds
+    monkeypatch.setenv("GAMMABETA_CANCEL_GRACE_SECONDS", "100")
+    monkeypatch.setenv("GAMMABETA_LEAVE_SECONDS", "200")
+    assert from_environment().grace_seconds > WorkerSettings().stop_seconds == 300
