@@ -374,9 +374,12 @@ def test_a_damaged_data_set_fails_the_job_and_nothing_is_trained_on_it(shop: Wor
     with shop.db.read() as session:
         manifest = datasets.manifest(datasets.get(session, DEFAULT_PROJECT, dataset_id))
     assert manifest is not None
-    damage(shop.blobs.path(manifest.splits["train"].x.sha256))
+    array = shop.blobs.path(manifest.splits["train"].x.sha256)
+    damage(array)
     job = shop.ended(shop.train(dataset_id, epochs=1))
     assert (job.state, job.reason) == (JobState.FAILED, "artifact_corrupt")
+    assert [problem[:2] for problem in shop.audit()] == ["I8"]
+    damage(array)  # the same bit once more
 
 
 @sqlite_only
