@@ -6,6 +6,7 @@ migrations.complaint ──every few seconds──► Upgrades.complaint ──�
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import anyio.to_thread
 
@@ -37,11 +38,8 @@ class Upgrades:
     async def watch(self, *, every: float) -> None:
         """Look for as long as the service runs."""
         while True:
-            try:
+            with suppress(NotReady):  # whoever asks it learns that it does not answer
                 complaint = await anyio.to_thread.run_sync(migrations.complaint, self._database, limiter=self._threads)
-            except NotReady:
-                pass  # whoever asks it learns that it does not answer
-            else:
                 if complaint is not None and complaint != self.complaint:
                     log.error("the database must not be used", why=complaint)
                 self.complaint = complaint

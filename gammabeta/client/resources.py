@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from gammabeta.client.arrays import StoredState, npz_file, state_of
 from gammabeta.client.connection import Body, Connection, Params, not_understood, parse
-from gammabeta.client.waiting import JobHandle, polled
+from gammabeta.client.waiting import JobHandle, ask, polled
 from gammabeta.errors import DatasetInvalid, InvalidRequest
 from gammabeta.schemas.datasets import Dataset, Preview
 from gammabeta.schemas.jobs import DryRun, Job, TrainRequest
@@ -182,7 +182,7 @@ class Jobs:
         return self._ask(job, "retry")
 
     def _ask(self, job: str, verb: str) -> Job:
-        return parse(Job, self._connection.request("POST", f"{_path('jobs', job)}/{verb}", repeatable=True))
+        return ask(self._connection, _path("jobs", job), verb)
 
 
 class Models:

@@ -26,6 +26,11 @@ MAX_PAUSE = 0.5
 """Seconds between two polls, at most."""
 
 
+def ask(connection: Connection, path: str, verb: str) -> Job:
+    """Have something done to the job at `path`, which does no harm twice: the job as it is then."""
+    return parse(Job, connection.request("POST", f"{path}/{verb}", repeatable=True))
+
+
 class JobHandle:
     """A submitted job. `job` is how it was when it was last looked at."""
 
@@ -90,7 +95,7 @@ class JobHandle:
         return self._ask("retry")
 
     def _ask(self, verb: str) -> Job:
-        self.job = parse(Job, self._connection.request("POST", f"{self.path}/{verb}", repeatable=True))
+        self.job = ask(self._connection, self.path, verb)
         return self.job
 
     def metrics(self, names: Sequence[str] = (), *, max_points: int | None = None) -> Metrics:
