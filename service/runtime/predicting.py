@@ -1,13 +1,15 @@
 """Predictions: eval mode, inference mode, on a few threads of their own.
 
-body ──instances.read──► x ──network.scores──► scores ──► JSON bytes        (all in one thread of the pool)
+body ──instances.read──► x ──network.scores──► scores ──answer──► JSON bytes        (in threads of the pool)
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import orjson
@@ -18,6 +20,8 @@ from gammabeta.errors import InvalidRequest
 from service.runtime import instances
 from service.runtime.instances import Floats
 from service.runtime.loading import LoadedVersion
+
+T = TypeVar("T")
 
 ROWS_AT_ONCE = 512
 """So that a large body of small images does not make gigabytes of activations."""
@@ -34,32 +38,45 @@ class Predictor:
         )
 
     async def predict(self, loaded: LoadedVersion, body: bytes) -> bytes:
-        """The answer to a request body, as JSON."""
-        rows, answer = await asyncio.get_running_loop().run_in_executor(self._pool, predict, loaded, body)
-        loaded.predictions += rows
-        return answer
+        """The answer to a request body, as JSON.
+
+        Raises:
+            MalformedRequest, InvalidRequest: the body does not fit the model.
+        """
+        x = await self.beside(partial(instances.read, body, loaded.version.preprocessing), size=len(body))
+        scores = await self.scores(loaded, x)
+        return await self.beside(partial(answer, loaded, scores), size=scores.nbytes)
+
+    async def beside(self, work: Callable[[], T], *, size: int) -> T:
+        """Run work on `size` bytes, such as parsing them, where it holds up nobody else."""
+        del size
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    async def scores(self, loaded: LoadedVersion, x: Floats) -> NDArray[np.float32]:
+        """x: rows as `instances.read` gives them -> [B, classes] scores, or [B] values.
+
+        Raises:
+            InvalidRequest: an instance gives something that is not finite.
+        """
+        scores = await asyncio.get_running_loop().run_in_executor(self._pool, scores_of, loaded, x)
+        loaded.predictions += len(x)
+        return scores
 
     def close(self) -> None:
         self._pool.shutdown()
 
 
-def predict(loaded: LoadedVersion, body: bytes) -> tuple[int, bytes]:
-    """Number of rows, and the answer as JSON.
-
-    Raises:
-        MalformedRequest, InvalidRequest: the body does not fit the model.
-    """
-    x = instances.read(body, loaded.version.preprocessing)
-    scores = scores_of(loaded, x)
+def answer(loaded: LoadedVersion, scores: NDArray[np.float32]) -> bytes:
+    """The answer as JSON."""
     version = loaded.version
-    answer = {
+    answered = {
         "model": version.model,
         "version": version.version,
         "classes": version.classes,
         "predictions": _predictions(scores, version.classes),
         "batchnorm": {"mode": "eval", "digest": version.batchnorm_digest},
     }
-    return len(x), orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+    return orjson.dumps(answered, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def scores_of(loaded: LoadedVersion, x: Floats) -> NDArray[np.float32]:
