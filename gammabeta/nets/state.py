@@ -34,8 +34,17 @@ def state_of(network: Network) -> BatchNormState:
     return BatchNormState(tuple(_layer_state(layer) for layer in _batch_norms(network)))
 
 
-def load(network: Network, weights: Mapping[str, Tensor], state: BatchNormState) -> None:
+def live_weights(network: Network) -> dict[str, Tensor]:
+    """What `weights_of` copies, itself: another network of the same weights may have these very tensors, by `load`."""
+    return dict(_weights(network))
+
+
+def load(network: Network, weights: Mapping[str, Tensor], state: BatchNormState, *, shared: bool = False) -> None:
     """Put weights and state into the network, wherever it is.
+
+    Args:
+        shared: take the tensors of kernels and biases as they are instead of copying them, so that several networks of
+            the same weights, which nobody trains, have them in memory once.
 
     Raises:
         ArtifactCorrupt: a key is missing or unknown, or a shape, dtype or layer is another than the network's; nothing
@@ -46,7 +55,10 @@ def load(network: Network, weights: Mapping[str, Tensor], state: BatchNormState)
     _check_state(layers, state)
     with torch.no_grad():
         for key, tensor in tensors.items():
-            tensor.copy_(weights[key])
+            if shared and isinstance(tensor, nn.Parameter):
+                tensor.data = weights[key].detach()
+            else:
+                tensor.copy_(weights[key])
         for layer, stored in zip(layers, state.layers, strict=True):
             for key in _arrays(layer):
                 getattr(layer, key).copy_(torch.from_numpy(np.array(getattr(stored, key))))

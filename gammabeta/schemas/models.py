@@ -108,14 +108,44 @@ class BatchNormAnswer(Answer):
     layers: tuple[BatchNormLayer, ...]
 
 
+class FoldedLayer(Answer):
+    """A batch norm that another layer has in its kernel."""
+
+    layer: str
+    into: str
+
+
+class UnfoldedLayer(Answer):
+    """A batch norm that is computed by itself."""
+
+    layer: str
+    reason: str
+
+
+class UnusedEngine(Answer):
+    """An engine that was preferred and does not serve."""
+
+    engine: str
+    reason: str
+
+
 class Served(Answer):
     """What is in the memory of the process that answered."""
 
     model: str
     version: str
     engine: str
+    """`onnxruntime` or `torch`."""
     max_difference: float
-    """Of the engine's outputs to the eval-mode torch network, on a probe; 0 where the engine is that network."""
+    """Of the engine's logits to those of the eval-mode torch network, batch norms and all, measured now on a probe; 0
+    where the engine is that network."""
+    tolerance: float
+    """The largest difference with which an engine serves: 1e-4 max(1, max|logit|)."""
+    probe_rows: int
+    """How many rows were compared."""
+    folded: tuple[FoldedLayer, ...]
+    not_folded: tuple[UnfoldedLayer, ...]
+    not_serving: tuple[UnusedEngine, ...]
     training: bool
     """Whether any module is in training mode. Never true."""
     digest: str

@@ -69,6 +69,22 @@ def test_keys_of_weights_are_layer_and_parameter_names() -> None:
     assert all(value.is_contiguous() and not value.requires_grad for value in weights.values())
 
 
+@pytest.mark.parametrize("made", [network, renormed])
+def test_networks_of_the_same_weights_may_share_them_and_never_their_state(made: Callable[..., Network]) -> None:
+    one, two, apart = made(seed=1), made(seed=2), made(seed=3)
+    other_state = states.state_of(apart)
+    states.load(two, states.live_weights(one), other_state, shared=True)
+    states.load(apart, states.weights_of(one), other_state)
+    x = torch.randn(4, 6, 6, 2)
+    assert torch.equal(two.eval()(x), apart.eval()(x))
+    mine, theirs = states.live_weights(one), states.live_weights(two)
+    for key, tensor in mine.items():
+        is_trained = isinstance(tensor, torch.nn.Parameter)
+        assert (tensor.data_ptr() == theirs[key].data_ptr()) == is_trained, key
+        assert tensor.stride() == theirs[key].stride()
+    assert states.state_of(two).digest == other_state.digest
+
+
 def test_state_describes_each_layer_in_order() -> None:
     state = states.state_of(trained())
     assert [(each.name, each.axis, each.epsilon, each.momentum, each.updates) for each in state.layers] == [
