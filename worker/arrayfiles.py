@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gammabeta.schemas.datasets import ArrayFile
+from gammabeta.schemas.datasets import ArrayFile, Split, SplitFiles
 
 CHUNK_BYTES = 4 << 20
 """How much of an array is in memory at a time."""
@@ -72,6 +73,40 @@ def write_whole(path: Path, array: NDArray[Any], *, dtype: str) -> ArrayFile:
     with ArrayWriter(path, dtype=dtype, shape=array.shape) as writer:
         writer.write(array)
         return writer.finish()
+
+
+def write_splits(
+    scratch: Path,
+    chunks: Iterable[NDArray[Any]],
+    y: NDArray[Any],
+    rows: dict[Split, NDArray[np.bool_]],
+    *,
+    dtype: str,
+    shape: tuple[int, ...],
+    into: Moments | None = None,
+) -> dict[Split, SplitFiles]:
+    """The arrays of each split as files. `chunks`: [n, *shape], one after the other; `y` and each of `rows`: [N];
+    `into` takes in the values of the training rows."""
+    splits: dict[Split, SplitFiles] = {}
+    with ExitStack() as files:
+        writers = {
+            split: files.enter_context(
+                ArrayWriter(scratch / f"{split}-x.npy", dtype=dtype, shape=(int(mine.sum()), *shape))
+            )
+            for split, mine in rows.items()
+        }
+        start = 0
+        for chunk in chunks:
+            for split, mine in rows.items():
+                chosen = chunk[mine[start : start + len(chunk)]]
+                writers[split].write(chosen)
+                if split == "train" and into is not None:
+                    into.add(chosen.reshape(-1, 1))
+            start += len(chunk)
+        for split, mine in rows.items():
+            y_file = write_whole(scratch / f"{split}-y.npy", y[mine], dtype=y.dtype.str)
+            splits[split] = SplitFiles(n=int(mine.sum()), x=writers[split].finish(), y=y_file)
+    return splits
 
 
 def _header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:

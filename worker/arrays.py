@@ -12,7 +12,6 @@ import math
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -21,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gammabeta.errors import DatasetInvalid
-from gammabeta.schemas.datasets import ArrayFile, DatasetManifest, Feature, Split, SplitFiles, Target
+from gammabeta.schemas.datasets import DatasetManifest, Feature, Split, SplitFiles, Target
 from worker import targets
-from worker.arrayfiles import ArrayWriter, Moments, rows_at_once, write_whole
+from worker.arrayfiles import Moments, rows_at_once, write_splits
 from worker.messages import IngestFile, IngestLimits
 
 MAX_MEMBERS = 1_000
@@ -294,33 +293,16 @@ def _write(
     moments: Moments | None,
 ) -> dict[Split, SplitFiles]:
     """The arrays of each split on disk; `moments` takes in the training rows."""
-    splits: dict[Split, SplitFiles] = {}
     dtype = "|u1" if _is_image(x) else "<f4"
-    with ExitStack() as files:
-        writers = {
-            split: files.enter_context(
-                ArrayWriter(order.scratch / f"{split}-x.npy", dtype=dtype, shape=(int(mine.sum()), *x.shape[1:]))
-            )
-            for split, mine in rows.items()
-        }
-        start = 0
-        for chunk in x.chunks(order.scratch):
-            values = chunk if _is_image(x) else finite(x.name, start, chunk)
-            for split, mine in rows.items():
-                chosen = values[mine[start : start + len(chunk)]]
-                writers[split].write(chosen)
-                if split == "train" and moments is not None:
-                    moments.add(chosen.reshape(-1, 1))
-            start += len(chunk)
-        for split, mine in rows.items():
-            splits[split] = SplitFiles(
-                n=int(mine.sum()), x=writers[split].finish(), y=_write_y(order.scratch / f"{split}-y.npy", y[mine])
-            )
-    return splits
+    values = x.chunks(order.scratch) if _is_image(x) else _finite_chunks(x, order.scratch)
+    return write_splits(order.scratch, values, y, rows, dtype=dtype, shape=x.shape[1:], into=moments)
 
 
-def _write_y(path: Path, y: NDArray[Any]) -> ArrayFile:
-    return write_whole(path, y, dtype=y.dtype.str)
+def _finite_chunks(x: Member, scratch: Path) -> Iterator[NDArray[np.float32]]:
+    start = 0
+    for chunk in x.chunks(scratch):
+        yield finite(x.name, start, chunk)
+        start += len(chunk)
 
 
 def finite(name: str, start: int, chunk: NDArray[Any]) -> NDArray[np.float32]:

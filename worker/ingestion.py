@@ -1,6 +1,6 @@
 """The child that reads an uploaded file: a hostile file meets this process, its limits, and nothing else.
 
-upload ──► tables (csv) | arrays (npz) ──► <split>-x.npy, <split>-y.npy, manifest.json ──► Done
+upload ──► tables (csv) | arrays (npz) | imagefiles (image_zip) ──► <split>-x.npy, <split>-y.npy, manifest.json ──► Done
                       └── DatasetInvalid ──► Refused(code, what must hold, what was received, what to do)
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import resource
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 
 from polars.exceptions import PanicException
@@ -15,9 +16,15 @@ from polars.exceptions import PanicException
 from gammabeta import logs
 from gammabeta.errors import DatasetInvalid
 from gammabeta.files import FULL
-from gammabeta.schemas.datasets import DatasetManifest
-from worker import arrays, parentage, tables
+from gammabeta.schemas.datasets import DatasetFormat, DatasetManifest
+from worker import arrays, imagefiles, parentage, tables
 from worker.messages import MANIFEST, Done, Failed, IngestFile, IngestLimits, Refused, decode_order, encode
+
+READERS: dict[DatasetFormat, Callable[[IngestFile], DatasetManifest]] = {
+    "csv": tables.read,
+    "npz": arrays.read,
+    "image_zip": imagefiles.read,
+}
 
 log = logs.get(__name__)
 
@@ -82,7 +89,6 @@ def ingest(order: IngestFile) -> DatasetManifest:
     """
     if order.upload.stat().st_size == 0:
         raise DatasetInvalid("empty_file", "The file must have rows. Received: 0 bytes. Upload it again.")
-    read = tables.read if order.options.format == "csv" else arrays.read
-    manifest = read(order)
+    manifest = READERS[order.options.format](order)
     (order.scratch / MANIFEST).write_bytes(manifest.model_dump_json().encode())
     return manifest

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from gammabeta.cli import show
 from gammabeta.cli.options import AsJson, Limit, ListByDefault, Url, connect
+from gammabeta.schemas.datasets import DatasetFormat
 
 app = typer.Typer(cls=ListByDefault, help="Upload, list, show and delete data sets.")
 
 
 @app.command()
 def upload(
-    file: Annotated[Path, typer.Argument(help="A csv or npz file.")],
+    file: Annotated[Path, typer.Argument(help="A csv or npz file, or a zip of images.")],
     name: Annotated[str | None, typer.Option(help="Default: the name of the file.")] = None,
     target: Annotated[str | None, typer.Option(help="csv: the column to predict.")] = None,
     test_fraction: Annotated[float | None, typer.Option(help="Draw a test split, 0.2 for instance.")] = None,
@@ -23,7 +24,7 @@ def upload(
     categorical: Annotated[list[str] | None, typer.Option(help="csv: a column of categories; repeatable.")] = None,
     ignore: Annotated[list[str] | None, typer.Option(help="csv: a column to leave out; repeatable.")] = None,
     test_of: Annotated[str | None, typer.Option(help="This file is the test split of that data set (ds_…).")] = None,
-    format: Annotated[Literal["csv", "npz"] | None, typer.Option(help="Default: from the ending.")] = None,
+    format: Annotated[DatasetFormat | None, typer.Option(help="Default: from the ending.")] = None,
     wait: Annotated[bool, typer.Option(help="Wait until the file was read.")] = True,
     as_json: AsJson = False,
     url: Url = None,

@@ -2,12 +2,15 @@
 
 numpy arrays go straight through orjson: float32 keeps its shortest spelling, so that the service reads back the same
 float32. NaN becomes null, which is a missing value. Infinity has no JSON, and is refused here rather than sent as null.
+Image files go as {"b64": …}; those named by a path are read as their chunk is made.
 """
 
 from __future__ import annotations
 
 import math
+from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,7 +20,7 @@ from numpy.typing import NDArray
 from gammabeta.errors import InvalidRequest
 
 Rows: TypeAlias = NDArray[Any] | Sequence[Any]
-"""`[N, …]`: an array, a list of lists, or a list of objects by column name."""
+"""`[N, …]`: an array, a list of lists, a list of objects by column name, or a list of image files: bytes or `Path`s."""
 
 MAX_BYTES = 8 * 2**20
 """The largest body that is sent, unless a single row is larger."""
@@ -50,11 +53,17 @@ def _halved(rows: Rows, max_bytes: int) -> Iterator[bytes]:
 
 def _encoded(rows: Rows) -> bytes:
     try:
-        return orjson.dumps({"instances": rows}, option=orjson.OPT_SERIALIZE_NUMPY)
+        return orjson.dumps({"instances": rows}, default=_image_file, option=orjson.OPT_SERIALIZE_NUMPY)
     except orjson.JSONEncodeError as exc:
-        raise InvalidRequest.of(
-            "instances", f"must be numbers, text, lists or objects, which JSON can hold ({exc})"
-        ) from exc
+        raise InvalidRequest.of("instances", f"must be numbers, text, lists, objects or image files ({exc})") from exc
+
+
+def _image_file(value: Any) -> dict[str, str]:
+    if isinstance(value, Path):
+        value = value.read_bytes()
+    if isinstance(value, bytes):
+        return {"b64": b64encode(value).decode()}
+    raise TypeError(type(value).__name__)
 
 
 def _prepared(instances: Rows) -> Rows:
@@ -69,6 +78,8 @@ def _prepared(instances: Rows) -> Rows:
     for index, row in enumerate(instances):
         if _has_infinity(row):
             raise _not_finite(index)
+        if isinstance(row, Path) and not row.is_file():
+            raise InvalidRequest.of(f"instances[{index}]", "must be a file that exists. Look at its path.", str(row))
     return list(instances)
 
 

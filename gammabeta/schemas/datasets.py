@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 from gammabeta.schemas.base import Answer
 
 DatasetState: TypeAlias = Literal["validating", "ready", "failed"]
-DatasetFormat: TypeAlias = Literal["csv", "npz"]
+DatasetFormat: TypeAlias = Literal["csv", "npz", "image_zip"]
 Split: TypeAlias = Literal["train", "test"]
 
 

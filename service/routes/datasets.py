@@ -58,14 +58,14 @@ class UploadQuery(Schema):
     """The file is the test split of the data set `of`."""
     of: Name | None = None
 
-    FORMATS_NOT_YET: ClassVar[frozenset[str]] = frozenset({"parquet", "image_zip"})
+    FORMATS_NOT_YET: ClassVar[frozenset[str]] = frozenset({"parquet"})
     OF_THE_FIRST: ClassVar[tuple[str, ...]] = ("name", "target", "categorical", "ignore", "test_fraction", "seed")
 
     @field_validator("format", mode="before")
     @classmethod
     def _refuse_not_yet(cls, value: Any) -> Any:
         if value in cls.FORMATS_NOT_YET:
-            raise not_supported(f"the format '{value}'", "Send csv or npz.")
+            raise not_supported(f"the format '{value}'", "Send csv, npz or image_zip.")
         return value
 
     @model_validator(mode="after")

@@ -1,0 +1,358 @@
+"""Zips of images: folders as classes, one shape for all, and archives that lie."""
+
+from __future__ import annotations
+
+import io
+import stat
+import struct
+import subprocess
+import sys
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gammabeta import images
+from gammabeta.errors import DatasetInvalid
+from tests.pictures import encoded, noise, zipped
+from tests.unit.ingestion.conftest import LIMITS, Ingest, Ingested
+
+Files = dict[str, bytes]
+
+
+def pictures(*names: str, shape: tuple[int, ...] = (4, 5)) -> Files:
+    return {name: encoded(noise(seed, *shape)) for seed, name in enumerate(names)}
+
+
+TWO = pictures("cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png")
+SPLIT = pictures("train/cat/1.png", "train/cat/2.png", "train/dog/1.png", "test/dog/9.png")
+
+
+@pytest.fixture
+def ingest(ingest_file: Ingest) -> Callable[..., Ingested]:
+    def read(files: Files | bytes, **options: Any) -> Ingested:
+        data = files if isinstance(files, bytes) else zipped(files)
+        return ingest_file(data, format="image_zip", **options)
+
+    return read
+
+
+@pytest.fixture
+def refused(ingest: Callable[..., Ingested]) -> Callable[..., tuple[str, str]]:
+    def refuse(files: Files | bytes, **options: Any) -> tuple[str, str]:
+        with pytest.raises(DatasetInvalid) as caught:
+            ingest(files, **options)
+        return caught.value.reason, caught.value.message
+
+    return refuse
+
+
+def sizes(read: Ingested) -> dict[str, int]:
+    return {split: files.n for split, files in read.manifest.splits.items()}
+
+
+# ── read ──
+
+
+def test_folders_are_classes_and_files_are_rows(ingest: Callable[..., Ingested]) -> None:
+    read = ingest(TWO)
+    (feature,) = read.manifest.features
+    assert (read.manifest.kind, feature.kind, feature.name, feature.shape) == ("image", "image", "x", (4, 5))
+    assert [(each.label, each.count) for each in read.manifest.target.classes or ()] == [("cat", 2), ("dog", 2)]
+    np.testing.assert_array_equal(read.x(), [noise(seed, 4, 5) for seed in range(4)])
+    assert (read.x().dtype, read.y().tolist()) == (np.uint8, [0, 0, 1, 1])
+    assert feature.mean == pytest.approx(read.x().mean())
+    assert feature.std == pytest.approx(read.x().std())
+    assert (feature.min, feature.max) == (read.x().min(), read.x().max())
+
+
+def test_folders_of_splits_are_splits(ingest: Callable[..., Ingested]) -> None:
+    read = ingest(SPLIT)
+    assert sizes(read) == {"train": 3, "test": 1}
+    assert (read.y().tolist(), read.y("test").tolist()) == ([0, 0, 1], [1])
+    np.testing.assert_array_equal(read.x("test"), noise(3, 4, 5)[None])
+
+
+def test_classes_may_be_called_train_and_test(ingest: Callable[..., Ingested]) -> None:
+    read = ingest(pictures("train/1.png", "test/1.png"))
+    assert (read.manifest.target.labels, sizes(read)) == (("test", "train"), {"train": 2})
+
+
+def test_labels_that_are_whole_numbers_stand_by_size(ingest: Callable[..., Ingested]) -> None:
+    read = ingest(pictures("10/a.png", "9/a.png", "-1/a.png"))
+    assert read.manifest.target.labels == ("-1", "9", "10")
+    assert ingest(pictures("10/a.png", "9/a.png", "x/a.png")).manifest.target.labels == ("10", "9", "x")
+
+
+def test_the_order_of_the_archive_does_not_show(ingest: Callable[..., Ingested]) -> None:
+    backwards = dict(reversed(SPLIT.items()))
+    assert ingest(backwards).manifest == ingest(SPLIT).manifest
+
+
+def test_chunks_do_not_show(ingest: Callable[..., Ingested], monkeypatch: pytest.MonkeyPatch) -> None:
+    files = pictures(*(f"{seed % 3}/{seed}.png" for seed in range(20)))
+    whole = ingest(files, test_fraction=0.3)
+    monkeypatch.setattr("worker.arrayfiles.CHUNK_BYTES", 50)
+    chunked = ingest(files, test_fraction=0.3)
+    assert chunked.manifest.splits == whole.manifest.splits
+    assert chunked.manifest.features[0].std == pytest.approx(whole.manifest.features[0].std)
+
+
+def test_test_rows_are_drawn_from_each_class(ingest: Callable[..., Ingested]) -> None:
+    files = pictures(*(f"{seed % 2}/{seed}.png" for seed in range(20)))
+    read = ingest(files, test_fraction=0.2, seed=3)
+    assert sizes(read) == {"train": 16, "test": 4}
+    assert np.bincount(read.y("test")).tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("how", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize("prefix", ["", "digits/", "data/digits/", "./"])
+def test_a_folder_around_everything_is_taken_off(ingest: Callable[..., Ingested], prefix: str, how: int) -> None:
+    for files in (TWO, SPLIT):
+        wrapped = zipped({prefix + name: data for name, data in files.items()}, how=how)
+        assert ingest(wrapped).manifest == ingest(files).manifest
+
+
+def test_what_file_managers_leave_is_passed_over(ingest: Callable[..., Ingested]) -> None:
+    left = ["__MACOSX/cat/._1.png", ".DS_Store", "cat/.DS_Store", "cat/Thumbs.db", "dog/desktop.ini", ".git/HEAD"]
+    read = ingest(TWO | dict.fromkeys(left, b"no image") | {"empty/": b"", "cat/": b""})
+    assert read.manifest == ingest(TWO).manifest
+
+
+def test_folders_by_backslash_are_folders(ingest: Callable[..., Ingested]) -> None:
+    files = {name.replace("/", "\\"): data for name, data in TWO.items()}
+    assert ingest(files).manifest == ingest(TWO).manifest
+
+
+def test_bytes_tell_the_format_whatever_the_name(ingest: Callable[..., Ingested]) -> None:
+    photo = encoded(noise(0, 4, 5), "JPEG")
+    read = ingest({"a/1.jpg": photo, "b/1.png": photo, "b/2": encoded(noise(1, 4, 5))})
+    np.testing.assert_array_equal(read.x()[0], read.x()[1])
+
+
+def test_images_are_gray_if_all_are_and_else_rgb(ingest: Callable[..., Ingested]) -> None:
+    colour = encoded(noise(7, 4, 5, 3))
+    mixed = ingest({"a/1.png": encoded(noise(0, 4, 5)), "b/1.png": colour})
+    assert mixed.manifest.features[0].shape == (4, 5, 3)
+    np.testing.assert_array_equal(mixed.x()[0], np.repeat(noise(0, 4, 5)[..., None], 3, axis=-1))
+    np.testing.assert_array_equal(mixed.x()[1], noise(7, 4, 5, 3))
+
+
+def test_the_training_images_decide_the_shape_of_all(
+    ingest: Callable[..., Ingested], refused: Callable[..., tuple[str, str]]
+) -> None:
+    colours = pictures("train/a/1.png", "train/b/1.png", shape=(4, 5, 3))
+    read = ingest(colours | {"test/a/1.png": encoded(noise(9, 4, 5))})
+    np.testing.assert_array_equal(read.x("test")[0], np.repeat(noise(9, 4, 5)[..., None], 3, axis=-1))
+    reason, message = refused(SPLIT | {"test/cat/1.png": encoded(noise(9, 4, 5, 3))})
+    assert reason == "bad_shape"
+    assert "gray" in message
+    assert "'test/cat/1.png'" in message
+
+
+def test_a_photo_is_upright(ingest: Callable[..., Ingested]) -> None:
+    exif = Image.Exif()
+    exif[images.ORIENTATION] = 6
+    lying = encoded(noise(0, 5, 4), "JPEG", exif=exif)
+    read = ingest({"a/1.jpg": lying, "b/1.png": encoded(noise(1, 4, 5))})
+    np.testing.assert_array_equal(read.x()[0], images.pixels(lying, (4, 5)))
+
+
+def test_a_second_file_has_the_test_split(
+    ingest: Callable[..., Ingested], refused: Callable[..., tuple[str, str]]
+) -> None:
+    first = ingest(pictures("a/1.png", "b/1.png", "c/1.png")).manifest
+    for second in (pictures("c/x.png", "b/x.png"), pictures("test/c/x.png", "test/b/x.png", "train/a/1.png")):
+        read = ingest(second, existing=first, split="test")
+        assert (sizes(read), read.y("test").tolist()) == ({"train": 3, "test": 2}, [1, 2])
+    for second, code, received in (
+        (pictures("d/x.png"), "unknown_class", "'d' in 'd/x.png'"),
+        (pictures("a/x.png", shape=(5, 4)), "bad_shape", "5 x 4"),
+        (pictures("train/a/x.png"), "bad_layout", "none called test"),
+    ):
+        reason, message = refused(second, existing=first, split="test")
+        assert reason == code
+        assert received in message
+
+
+# ── refused ──
+
+
+def deep_png() -> bytes:
+    return encoded(Image.fromarray(np.zeros((4, 5), np.uint16)))
+
+
+def encrypted() -> bytes:
+    data = bytearray(zipped(TWO))
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        at = archive.start_dir
+    data[6] |= 1
+    data[at + 8] |= 1
+    return bytes(data)
+
+
+def linked() -> bytes:
+    """A symbolic link, as zip -y packs it."""
+    buffer = io.BytesIO(zipped(TWO))
+    with zipfile.ZipFile(buffer, "a") as archive:
+        link = zipfile.ZipInfo("cat/passwd.png")
+        link.external_attr = (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(link, "/etc/passwd")
+    return buffer.getvalue()
+
+
+def twice() -> bytes:
+    buffer = io.BytesIO(zipped(TWO))
+    with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(buffer, "a") as archive:
+        archive.writestr("cat/1.png", TWO["cat/2.png"])
+    return buffer.getvalue()
+
+
+def flipped() -> bytes:
+    """A bit of an image is another one, and its checksum is not."""
+    data = bytearray(zipped(TWO, how=zipfile.ZIP_STORED))
+    data[100] ^= 1
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("files", "code", "received"),
+    [
+        (b"no zip", "not_zip", "not a zip"),
+        (zipped(TWO)[:-30], "not_zip", "not a zip"),
+        (encrypted(), "not_zip", "encrypted"),
+        (flipped(), "not_zip", "CRC"),
+        (zipped(TWO, how=zipfile.ZIP_BZIP2), "not_zip", "method 12"),
+        (zipped(TWO, how=zipfile.ZIP_LZMA), "not_zip", "method 14"),
+        ({}, "empty_file", "none"),
+        ({"cat/": b"", "__MACOSX/x": b""}, "empty_file", "none"),
+        (pictures("1.png", "2.png"), "bad_layout", "'1.png'"),
+        (TWO | pictures("3.png"), "bad_layout", "'3.png'"),
+        (TWO | pictures("cat/more/3.png"), "bad_layout", "'cat/more/3.png'"),
+        (SPLIT | pictures("val/cat/3.png"), "bad_layout", "'val/cat/3.png'"),
+        (TWO | pictures("../../cat/3.png"), "bad_layout", "'../../cat/3.png'"),
+        (pictures("test/cat/1.png", "test/dog/1.png"), "bad_layout", "none called train"),
+        (pictures("cat/1.png", "cat/2.png"), "one_class_only", "'cat'"),
+        (pictures(*(f"{seed}/1.png" for seed in range(1_001))), "too_many_classes", "1,001"),
+        (pictures("a" * 300 + "/1.png", "b/1.png"), "text_too_long", "300"),
+        (SPLIT | pictures("test/cow/1.png"), "unknown_class", "'cow' in 'test/cow/1.png'"),
+        (TWO | pictures("dog/3.png", shape=(5, 4)), "bad_shape", "5 x 4 in 'dog/3.png'"),
+        (SPLIT | pictures("test/dog/3.png", shape=(5, 4)), "bad_shape", "5 x 4, in 'test/dog/3.png'"),
+        (TWO | {"dog/notes.txt": b"bad dog"}, "not_an_image", "'dog/notes.txt'"),
+        (TWO | {"dog/more.zip": zipped(TWO)}, "not_an_image", "'dog/more.zip'"),
+        (TWO | {"dog/3.gif": encoded(noise(0, 4, 5), "GIF")}, "not_an_image", "'dog/3.gif'"),
+        (TWO | {"dog/3.png": b""}, "not_an_image", "no bytes, in 'dog/3.png'"),
+        (TWO | {"dog/3.png": TWO["dog/1.png"][:-30]}, "broken_image", "'dog/3.png'"),
+        (TWO | {"dog/3.png": deep_png()}, "unsupported_image", "16 bits a channel, in 'dog/3.png'"),
+        (linked(), "not_an_image", "'cat/passwd.png'"),
+        (twice(), "bad_layout", "'cat/1.png' twice"),
+    ],
+)
+def test_what_is_no_folder_of_images_is_refused_by_the_name_of_the_file(
+    refused: Callable[..., tuple[str, str]], files: Files | bytes, code: str, received: str
+) -> None:
+    reason, message = refused(files)
+    assert reason == code
+    assert received in message
+    assert len(message) < 1_000
+
+
+def test_test_rows_come_from_one_place(refused: Callable[..., tuple[str, str]]) -> None:
+    assert refused(SPLIT, test_fraction=0.5)[0] == "two_test_splits"
+
+
+def test_limits_are_those_of_arrays(refused: Callable[..., tuple[str, str]]) -> None:
+    few = LIMITS.model_copy(update={"rows": 3})
+    small = LIMITS.model_copy(update={"decoded_bytes": 4 * 4 * 4 * 5 - 1})
+    assert [refused(TWO, limits=limits)[0] for limits in (few, small)] == ["too_large", "too_large"]
+
+
+# ── archives that lie ──
+
+
+def png_of(side: int) -> bytes:
+    """A black square of which the first thousand rows are there, in a file of some kilobytes."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0))
+    packer, line = zlib.compressobj(9), bytes(1 + (side + 7) // 8)
+    body = b"".join(packer.compress(line) for _ in range(1_000)) + packer.flush()
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+def overlapping() -> bytes:
+    """Members that are the same bytes."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("cat/0.png", TWO["cat/1.png"])
+        first = archive.getinfo("cat/0.png")
+        for number in range(1, 900):
+            again = zipfile.ZipInfo(f"{'cat' if number % 2 else 'dog'}/{number}.png")
+            for name in ("compress_type", "CRC", "compress_size", "file_size", "header_offset"):
+                setattr(again, name, getattr(first, name))
+            archive.filelist.append(again)
+    return buffer.getvalue()
+
+
+def larger_than_declared() -> bytes:
+    """The directory says that a file of 64 MiB has a hundred bytes."""
+    data = bytearray(zipped({"cat/1.png": bytes(64 << 20), "dog/1.png": TWO["dog/1.png"]}))
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        at = archive.start_dir
+    data[at + 24 : at + 28] = struct.pack("<I", 100)
+    return bytes(data)
+
+
+def many() -> bytes:
+    """No bomb: 48 MB of pixels, twelve chunks of them."""
+    same = [encoded(noise(seed, 400, 400)) for seed in range(2)]
+    return zipped({f"{n % 2}/{n}.png": same[n % 2] for n in range(300)}, how=zipfile.ZIP_STORED)
+
+
+ARCHIVES: dict[str, tuple[Callable[[], bytes], str, int]] = {
+    "zeros": (lambda: zipped({"cat/1.png": bytes(60 << 20), "dog/1.png": bytes(60 << 20)}), "too_large", 64),
+    "too many bytes": (lambda: zipped({"cat/1.png": bytes(images.MAX_BYTES + 1)}), "too_large", 64),
+    "more than declared": (larger_than_declared, "not_zip", 64),
+    "overlapping members": (overlapping, "not_zip", 64),
+    "30,000 x 30,000 pixels": (lambda: zipped({"a/1.png": png_of(30_000), "b/1.png": png_of(30_000)}), "too_large", 64),
+    "a zip in a zip": (lambda: zipped({f"{n}/x.png": zipped({"x": bytes(1 << 20)}) for n in "ab"}), "not_an_image", 64),
+    "many images": (many, "done", 128),
+}
+"""How it is made, how it ends, and by how many MiB the process may grow."""
+
+CHILD = """
+import resource, sys
+from pathlib import Path
+from tests.unit.ingestion.conftest import LIMITS
+from worker.ingestion import answer
+from worker.messages import IngestFile, IngestOptions
+
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for place in sorted(Path(sys.argv[1]).iterdir()):
+    options = IngestOptions(format="image_zip")
+    file = {"upload": place / "file.zip", "scratch": place / "scratch", "limits": LIMITS, "options": options}
+    answered = answer(IngestFile(job_id="job_1", fence=1, **file))
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    print(getattr(answered, "code", "done"), grown // 1024)
+"""
+
+
+def test_memory_is_bounded_whatever_an_archive_holds_or_says(tmp_path: Path) -> None:
+    """In a process of its own, of which the kernel tells the peak so far."""
+    for number, (make, _, _) in enumerate(ARCHIVES.values()):
+        (tmp_path / str(number) / "scratch").mkdir(parents=True)
+        (tmp_path / str(number) / "file.zip").write_bytes(make())
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", CHILD, tmp_path], capture_output=True, text=True, check=True
+    )
+    for line, (name, (_, code, most)) in zip(run.stdout.splitlines(), ARCHIVES.items(), strict=True):
+        answered, grown = line.split()
+        assert (name, answered) == (name, code)
+        assert int(grown) < most, f"{name}: {grown} MiB"
