@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import base64
 import json
+from io import BytesIO
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
-from gammabeta.errors import GammabetaError, InvalidRequest, MalformedRequest, NotSupported
+from gammabeta.errors import GammabetaError, InvalidRequest, MalformedRequest, TooLarge
 from gammabeta.schemas.preprocessing import CategoricalColumn, FittedArray, FittedImage, FittedTable, NumericColumn
 from service.runtime import instances
 
@@ -125,9 +128,50 @@ def test_an_array_that_does_not_fit_is_named(row: Any, field: str, words: str) -
     assert words in f"{error.message} {error.received}"
 
 
-def test_encoded_images_are_not_supported_yet() -> None:
-    with pytest.raises(NotSupported):
-        read([{"b64": "iVBORw0KGgo="}], IMAGE)
+def encoded(pixels: list[list[int]]) -> str:
+    file = BytesIO()
+    Image.fromarray(np.array(pixels, dtype=np.uint8)).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def test_image_files_give_the_rows_that_their_pixels_give() -> None:
+    pixels = [[[0, 255], [1, 2]], [[3, 4], [5, 6]]]
+    x = read([{"b64": encoded(each)} for each in pixels], IMAGE)
+    assert x.dtype == np.float32
+    np.testing.assert_array_equal(x, read(pixels, IMAGE))
+
+
+@pytest.mark.parametrize(
+    ("row", "field", "words"),
+    [
+        ({"b64": "iVBORw0KGgo="}, "instances[1].b64", "PNG or JPEG"),
+        ({"b64": "%"}, "instances[1].b64", "base64"),
+        ({"b64": 7}, "instances[1].b64", "base64"),
+        ({"b64": encoded([[1, 2, 3]])}, "instances[1].b64", "2 x 2 pixels"),
+        ({"b64": "", "x": 1}, "instances[1]", "must be an object such as"),
+        ([[1, 2], [3, 4]], "instances[1]", "as all of its neighbours"),
+    ],
+)
+def test_an_image_file_that_does_not_fit_is_named(row: Any, field: str, words: str) -> None:
+    place, message = refused([{"b64": encoded([[1, 2], [3, 4]])}, row], IMAGE)
+    assert place == field
+    assert words in message
+
+
+def test_an_image_file_is_no_instance_of_an_array() -> None:
+    assert refused([{"b64": encoded([[1, 2, 3], [4, 5, 6]])}], ARRAY) == ("instances[0]", "must be a number")
+
+
+@pytest.mark.parametrize(
+    ("body", "fitted"),
+    [
+        (b'{"instances":[' + b"{}," * 300_000 + b"{}]}", FittedTable(columns=TABLE.columns * 50)),
+        (b'{"instances":[' + b'{"b64":""},' * 50_000 + b'{"b64":""}]}', FittedImage(shape=(224, 224, 3))),
+    ],
+)
+def test_a_small_body_does_not_stand_for_any_amount_of_memory(body: bytes, fitted: Any) -> None:
+    with pytest.raises(TooLarge, match="rows at a time"):
+        instances.read(body, fitted)
 
 
 @pytest.mark.parametrize("body", [b"", b"  ", b"{", b"instances", b"\xff\xfe", b'{"instances": [NaN}', b"[" * 5_000])
