@@ -7,6 +7,7 @@
     │   ├── JobNotFound
     │   ├── ModelNotFound
     │   └── VersionNotFound
+    ├── NotAcceptable             406
     ├── Conflict                  409
     │   ├── WrongState                 the job or dataset is in a state that forbids this
     │   ├── IdempotencyConflict        the key was used with another body
@@ -18,6 +19,8 @@
     ├── DatasetInvalid                 the file was read and refused; `code` says why
     ├── NotReady                  503  try again after `retry_after` seconds
     │   ├── ArtifactCorrupt            stored bytes do not match their checksum
+    │   ├── TooLargeToServe            the version needs more memory than the service may use for all
+    │   ├── Overloaded            429  as many rows wait to be predicted as may
     │   ├── QueueFull             429  as many jobs are queued as may be
     │   └── QuotaExceeded         429  as many of this key are
     ├── NoSpace                   507
@@ -90,6 +93,12 @@ class VersionNotFound(NotFound):
     """The model has no such version or alias. GET /v1/models/{name} lists them."""
 
     code = "version_not_found"
+
+
+class NotAcceptable(GammabetaError):
+    """The answer is not to be had in a media type that Accept welcomes. Leave Accept out for JSON."""
+
+    code = "not_acceptable"
 
 
 class Conflict(GammabetaError):
@@ -174,6 +183,19 @@ class ArtifactCorrupt(NotReady):
     """Stored bytes do not match their checksum, so they are not used. Restore them from a backup."""
 
     code = "artifact_corrupt"
+
+
+class TooLargeToServe(NotReady):
+    """The version needs more memory than this service may use. Raise GAMMABETA_PREDICT_MEMORY_BYTES."""
+
+    code = "too_large_to_serve"
+    retry_after = 30.0
+
+
+class Overloaded(NotReady):
+    """As many rows wait to be predicted as may. Send the request again after Retry-After seconds."""
+
+    code = "overloaded"
 
 
 class QueueFull(NotReady):

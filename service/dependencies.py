@@ -46,10 +46,19 @@ class Context:
         return await anyio.to_thread.run_sync(work, *args, limiter=self.threads)
 
 
-async def _context(request: Request) -> Context:
+def context_of(request: Request) -> Context:
+    """What the process has opened.
+
+    Raises:
+        NotReady: the database must not be used by this version.
+    """
     context: Context = request.app.state.context
     context.upgrades.check()
     return context
+
+
+async def _context(request: Request) -> Context:
+    return context_of(request)
 
 
 async def _json(request: Request) -> Any:
@@ -58,8 +67,6 @@ async def _json(request: Request) -> Any:
 
 Ctx = Annotated[Context, Depends(_context)]
 JsonBody = Annotated[Any, Depends(_json)]
-RawJson = Annotated[bytes, Depends(bodies.json_bytes)]
-"""For the hot path, which parses in a thread of its own."""
 IdempotencyKey = Annotated[
     str | None,
     Header(

@@ -1,6 +1,6 @@
 """How large a body may be: checked on Content-Length before a byte is read, and counted while it is read.
 
-predict ≤ 64 MiB      POST /v1/datasets ≤ 2 GiB      everything else ≤ 1 MiB
+predict, infer ≤ 64 MiB      POST /v1/datasets ≤ 2 GiB      everything else ≤ 1 MiB
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class BodyLimits:
 
 def limit_of(method: str, path: str, settings: ServiceSettings) -> int:
     """Bytes that the body of a request may have."""
-    if path.endswith("/predict"):
+    if path.endswith("/predict") or (path.startswith("/v2/") and path.endswith("/infer")):
         return settings.max_predict_bytes
     if (method, path) == ("POST", "/v1/datasets"):
         return settings.max_upload_bytes

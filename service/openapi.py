@@ -16,10 +16,11 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import Field
 
 from gammabeta.schemas.base import Request
+from gammabeta.schemas.inference import InferenceError, InferenceRequest
 from gammabeta.schemas.jobs import JobRequest
 from gammabeta.schemas.models import AliasRequest
 from gammabeta.schemas.problems import Problem
-from service.problems import MEDIA_TYPE
+from service.problems import MEDIA_TYPE, of_protocol
 
 
 class PredictRequest(Request):
@@ -30,8 +31,14 @@ class PredictRequest(Request):
     images: nested lists of the feature's shape, or flat ones. Raw values: the model carries its preprocessing."""
 
 
-BODIES: dict[str, Any] = {"submit_job": JobRequest, "set_alias": AliasRequest, "predict": PredictRequest}
-"""By the name of the route."""
+BODIES: dict[str, Any] = {
+    "submit_job": JobRequest,
+    "set_alias": AliasRequest,
+    "predict": PredictRequest,
+    "infer": InferenceRequest,
+    "infer_of_version": InferenceRequest,
+}
+"""By the name of the route, as JSON. What else a route reads stands in its `openapi_extra`."""
 _PAPER = "/paper/"
 
 
@@ -46,10 +53,13 @@ def describe(app: FastAPI) -> dict[str, Any]:
         )
         operations = {each["operationId"]: each for path in document["paths"].values() for each in path.values()}
         for name in BODIES:
-            operations[name]["requestBody"] = operations[_paper_name(name)]["requestBody"]
+            paper, own = operations[_paper_name(name)]["requestBody"], operations[name].get("requestBody", {})
+            content = paper["content"] | own.get("content", {})
+            operations[name]["requestBody"] = paper | own | {"content": content}
         document["paths"] = {path: each for path, each in document["paths"].items() if not path.startswith(_PAPER)}
-        for operation in operations.values():
-            _say_problems(operation)
+        for path, each in document["paths"].items():
+            for operation in each.values():
+                _say_errors(operation, of_protocol(path))
         for unused in ("HTTPValidationError", "ValidationError"):
             document["components"]["schemas"].pop(unused, None)
         app.openapi_schema = document
@@ -60,7 +70,11 @@ def _paper_routes() -> list[Any]:
     router = APIRouter()
     for name, body in BODIES.items():
         router.add_api_route(
-            _PAPER + name, _taking(body), methods=["POST"], operation_id=_paper_name(name), response_model=Problem
+            _PAPER + name,
+            _taking(body),
+            methods=["POST"],
+            operation_id=_paper_name(name),
+            response_model=Problem | InferenceError,
         )
     return list(router.routes)
 
@@ -76,9 +90,11 @@ def _taking(kind: Any) -> Callable[..., None]:
     return endpoint
 
 
-def _say_problems(operation: dict[str, Any]) -> None:
+def _say_errors(operation: dict[str, Any], of_protocol: bool) -> None:
+    media_type, schema = ("application/json", "InferenceError") if of_protocol else (MEDIA_TYPE, "Problem")
     operation["responses"].pop("422", None)
     operation["responses"]["default"] = {
-        "description": "What must hold, what was received and what to do. `code` is stable.",
-        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        "description": "What must hold, what was received and what to do."
+        + ("" if of_protocol else " `code` is stable."),
+        "content": {media_type: {"schema": {"$ref": f"#/components/schemas/{schema}"}}},
     }

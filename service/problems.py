@@ -4,6 +4,8 @@ domain error ──STATUS──► problem ──► application/problem+json
 router's 404, 405 ─┘        ▲
 pydantic's errors ─► InvalidRequest
 anything else ─────► ServiceFault, and a line in the log
+
+Under /v2 the same errors are said in the form of the Open Inference Protocol: {"error": "…"}.
 """
 
 from __future__ import annotations
@@ -12,12 +14,14 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
+import orjson
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import Match
+from starlette.types import Receive, Scope, Send
 
 from gammabeta import errors, logs
 from gammabeta.errors import GammabetaError
@@ -33,6 +37,7 @@ STATUS: dict[type[GammabetaError], int] = {
     errors.JobNotFound: 404,
     errors.ModelNotFound: 404,
     errors.VersionNotFound: 404,
+    errors.NotAcceptable: 406,
     errors.Conflict: 409,
     errors.WrongState: 409,
     errors.IdempotencyConflict: 409,
@@ -44,6 +49,8 @@ STATUS: dict[type[GammabetaError], int] = {
     errors.DatasetInvalid: 422,
     errors.NotReady: 503,
     errors.ArtifactCorrupt: 503,
+    errors.TooLargeToServe: 503,
+    errors.Overloaded: 429,
     errors.QueueFull: 429,
     errors.QuotaExceeded: 429,
     errors.NoSpace: 507,
@@ -88,7 +95,7 @@ def respond(
     fields: tuple[ProblemField, ...] = (),
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """A problem document (RFC 9457)."""
+    """The error on the wire."""
     problem = Problem(
         type=f"urn:gammabeta:problem:{code}",
         title=HTTPStatus(status).phrase,
@@ -97,7 +104,40 @@ def respond(
         detail=detail,
         errors=fields,
     )
-    return Response(problem.model_dump_json(), status, headers, MEDIA_TYPE)
+    return ProblemResponse(problem, headers)
+
+
+class ProblemResponse(Response):
+    """A problem document (RFC 9457); under /v2 the error of the Open Inference Protocol. The address decides, here and
+    nowhere else, so that middleware, the router and routes all speak as the client expects."""
+
+    def __init__(self, problem: Problem, headers: Mapping[str, str] | None) -> None:
+        super().__init__(problem.model_dump_json(), problem.status, headers, MEDIA_TYPE)
+        self._problem, self._extra = problem, headers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if of_protocol(scope["path"]):
+            # The protocol has 400 where HTTP would let the fields of a request be told from its syntax.
+            status = 400 if self.status_code == 422 else self.status_code
+            content = orjson.dumps({"error": _in_one_text(self._problem)})
+            await Response(content, status, self._extra, "application/json")(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+def of_protocol(path: str) -> bool:
+    """Whether the Open Inference Protocol is spoken at this address."""
+    return path == "/v2" or path.startswith("/v2/")
+
+
+def _in_one_text(problem: Problem) -> str:
+    """The detail, and what was received, for which the protocol has no place of its own."""
+    if not problem.errors:
+        return problem.detail
+    return "; ".join(
+        f"{each.field}: {each.message}" + (f". Received: {each.received}" if each.received is not None else "")
+        for each in problem.errors
+    )
 
 
 async def _domain_error(_: Request, error: Exception) -> Response:
@@ -132,7 +172,11 @@ def _methods(request: Request) -> list[str]:
 
 
 async def _nobody_listens(_: Request, __: Exception) -> Response:
-    """The client went away while it was sending. 499 is what nginx logs then; nobody reads this."""
+    return nobody_listens()
+
+
+def nobody_listens() -> Response:
+    """The client went away. 499 is what nginx logs then; nobody reads this."""
     return Response(status_code=499)
 
 

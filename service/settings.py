@@ -10,6 +10,7 @@ from pydantic_settings import NoDecode
 
 from gammabeta.store.limits import QueueLimits
 from gammabeta.store.settings import StoreSettings
+from service.runtime.extras import has_onnx
 
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 
@@ -39,8 +40,23 @@ class ServiceSettings(StoreSettings):
     """How many threads torch uses inside one prediction. One is fastest for small networks."""
     predict_workers: int = Field(default=2, ge=1, le=64)
     """How many predictions are computed at once."""
+    predict_engine: Literal["auto", "torch", "onnxruntime"] = "auto"
+    """What computes predictions. `auto` is ONNX Runtime where the extra `onnx` is installed, and torch elsewhere; ONNX
+    Runtime gives way to torch for a version of which it does not compute the same."""
+    predict_fold: bool = True
+    """Whether batch norms are folded into the layers beside them for predictions."""
     predict_memory_bytes: int = Field(default=2 * 1024**3, gt=0)
-    """How many bytes of loaded networks are kept; those that were used longest ago go first."""
+    """How many bytes of loaded networks are kept, weights that several versions share counted once; those that were
+    used longest ago go first. A version that needs more alone is refused."""
+    max_batch_rows: int = Field(default=64, ge=1, le=65_536)
+    """How many rows of requests that wait for the same version are computed together, at most; 1 computes each request
+    by itself."""
+    max_wait_ms: float = Field(default=0, ge=0, le=1_000)
+    """How long a request that waits together with others stays waiting for more of them, at most, in milliseconds. By
+    default a batch is what waits when a thread is free; a lone request never waits."""
+    max_queued_rows: int = Field(default=1_024, ge=1)
+    """How many rows may wait for one version; a request beyond that is refused with 429. Of a large request, which
+    is computed in pieces in turn with the others, as many rows count as one piece has."""
     lease_seconds: float = Field(default=30, gt=0)
     """After how much silence a worker is shown as `silent`: the worker's setting of the same name."""
     watch_seconds: float = Field(default=0.25, gt=0, le=1)
@@ -60,6 +76,13 @@ class ServiceSettings(StoreSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(each.strip() for each in value.split(",") if each.strip()) if isinstance(value, str) else value
+
+    @field_validator("predict_engine")
+    @classmethod
+    def _installed(cls, value: str) -> str:
+        if value == "onnxruntime" and not has_onnx():
+            raise ValueError("needs the extra 'onnx'. Run: pip install 'gammabeta[onnx]', or set it to auto")
+        return value
 
     @property
     def on_loopback(self) -> bool:

@@ -46,6 +46,19 @@ def find_models(
     return list(session.scalars(query.order_by(ModelRow.name if ascending else ModelRow.name.desc()).limit(limit)))
 
 
+def version_numbers(session: Session, model: ModelRow) -> tuple[str, ...]:
+    """All versions of a model, the newest first."""
+    query = select(VersionRow.number).where(VersionRow.model_id == model.id).order_by(VersionRow.number.desc())
+    return tuple(map(str, session.scalars(query)))
+
+
+def all_versions(session: Session, project_id: str) -> list[tuple[str, str]]:
+    """Model and version of all that there are, by name, the newest first."""
+    query = select(ModelRow.name, VersionRow.number).join(VersionRow, VersionRow.model_id == ModelRow.id)
+    ordered = query.where(ModelRow.project_id == project_id).order_by(ModelRow.name, VersionRow.number.desc())
+    return [(name, str(number)) for name, number in session.execute(ordered)]
+
+
 def get_version(
     session: Session, project_id: str, name: str, version: str | None = None, alias: str | None = None
 ) -> VersionRow:

@@ -65,14 +65,20 @@ def get_model(name: Named, context: Ctx) -> Model:
 
 
 @router.put("/{name}/aliases/{alias}")
-def set_alias(name: Named, alias: Named, context: Ctx, body: JsonBody) -> Alias:
-    """Let the alias name a version; moving it back is the way to roll back."""
+async def set_alias(name: Named, alias: Named, context: Ctx, body: JsonBody) -> Alias:
+    """Let the alias name a version; moving it back is the way to roll back. The version is loaded before the alias
+    moves: one that cannot be served is refused, and the alias stays."""
     try:
         request = _ALIAS.validate_python(body)
     except ValidationError as exc:
         raise invalid(exc) from exc
+    await context.models.get(name, request.version)
+    return await context.in_thread(_move_alias, context, name, alias, request.version)
+
+
+def _move_alias(context: Context, name: str, alias: str, version: str) -> Alias:
     with context.database.write() as session:
-        answer = models.set_alias(session, DEFAULT_PROJECT, name, alias, request.version)
+        answer = models.set_alias(session, DEFAULT_PROJECT, name, alias, version)
     context.models.forget()
     return answer
 

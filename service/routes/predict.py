@@ -1,16 +1,25 @@
-"""Predictions: the hot path. No database, no pydantic, no thread of FastAPI's."""
+"""Predictions: the hot path. No database, no pydantic, no thread of FastAPI's, and no router: see `shortcuts.py`."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Annotated
 
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
+from pydantic import TypeAdapter, ValidationError
+from starlette.datastructures import QueryParams
+from starlette.requests import Request as HttpRequest
 
 from gammabeta.errors import InvalidRequest
 from gammabeta.schemas.base import Name, Request
 from gammabeta.schemas.predictions import Predictions
-from service.dependencies import Ctx, Named, RawJson
+from gammabeta.schemas.problems import invalid
+from service.dependencies import Named, context_of
+from service.runtime import answers, images, media
+from service.runtime.loading import Asked
+from service.shortcuts import Endpoint
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
@@ -22,11 +31,58 @@ class PredictQuery(Request):
     alias: Name | None = None
 
 
-@router.post("/{name}/predict", response_model=Predictions)
-async def predict(name: Named, context: Ctx, body: RawJson, query: Annotated[PredictQuery, Query()]) -> Response:
+_NAME: TypeAdapter[str] = TypeAdapter(Name)
+
+
+_TEXT, _BINARY = {"schema": {"type": "string"}}, {"schema": {"type": "string", "format": "binary"}}
+
+
+@router.post(
+    "/{name}/predict",
+    response_model=Predictions,
+    responses={200: {"content": {answers.CSV: _TEXT, answers.BYTES: _BINARY}}},
+    openapi_extra={
+        "requestBody": {"content": {answers.CSV: _TEXT, **dict.fromkeys(images.MEDIA_TYPES, _BINARY)}},
+    },
+)
+async def predict(name: Named, request: HttpRequest, query: Annotated[PredictQuery, Query()]) -> Response:  # noqa: ARG001
     """Predict rows of raw values in eval mode. Without `version` or `alias`: the alias `production` if it is set, else
-    the newest version."""
-    if query.version is not None and query.alias is not None:
-        raise InvalidRequest.of("alias", "must be left out where 'version' is given", query.alias)
-    loaded = await context.models.get(name, query.version, query.alias)
-    return Response(await context.predictor.predict(loaded, body), media_type="application/json")
+    the newest version. A table's rows may come as CSV with a header row, an image as the file itself. `Accept` asks for
+    the answer as CSV, or for the scores alone as float32."""
+    return await answer(request, name)
+
+
+async def answer(request: HttpRequest, name: str) -> Response:
+    """The same, for a request that nobody has looked at yet."""
+    context = context_of(request)
+    headers = request.headers
+    read, write = media.reader(headers.get("content-type")), media.writer(headers.get("accept"))
+    asked = addressed(name, request.scope["query_string"])
+    body = await request.body()
+    loaded = await context.models.get(*asked)
+    answered = await context.predictor.predict(loaded, body, read=read, write=write, receive=request.receive)
+    return Response(answered.body, headers=dict(answered.headers), media_type=answered.media_type)
+
+
+@lru_cache(4_096)
+def addressed(name: str, query: bytes) -> Asked:
+    """Model, version and alias of an address.
+
+    Raises:
+        InvalidRequest: they are no names, or more is asked than that.
+    """
+    try:
+        _NAME.validate_python(name)
+    except ValidationError as exc:
+        raise invalid([each | {"loc": ("name",)} for each in exc.errors()]) from exc
+    try:
+        found = PredictQuery.model_validate(dict(QueryParams(query)))
+    except ValidationError as exc:
+        raise invalid(exc) from exc
+    if found.version is not None and found.alias is not None:
+        raise InvalidRequest.of("alias", "must be left out where 'version' is given", found.alias)
+    return name, found.version, found.alias
+
+
+ENDPOINTS: Mapping[str, Endpoint] = {"/v1/models/{name}/predict": answer}
+"""Answered before the router is asked."""

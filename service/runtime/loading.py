@@ -1,60 +1,119 @@
-"""Versions in memory: which version a request means, and the network of it.
+"""Versions in memory: which version a request means, and the network of it, prepared for predictions.
 
     (name, version?, alias?) ──resolved, until the revision moves──► (name, number) ──LRU by bytes──► LoadedVersion
 
 A network is built from its spec, its weights come from a blob whose sha256 is checked, and its batch-norm state comes
-from the rows and from nowhere else; the digest recomputed from the finished module must be that of the rows.
+from the rows and from nowhere else; the digest recomputed from the finished module must be that of the rows. Weights
+that several versions have are in memory once.
+
+When the revision moves, what was resolved before serves on until the versions that are meant now are in memory too, for
+`MOVE_SECONDS` at most.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections import OrderedDict, defaultdict
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeAlias
+from weakref import WeakValueDictionary
 
 import anyio.to_thread
+import numpy as np
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from gammabeta import logs
-from gammabeta.errors import ArtifactCorrupt, NotReady
+from gammabeta.errors import ArtifactCorrupt, GammabetaError, NotFound, NotReady, TooLargeToServe
 from gammabeta.nets import state
 from gammabeta.nets.build import Network, build_network
-from gammabeta.schemas.models import Served, Version
+from gammabeta.schemas.batchnorm import BatchNormState
+from gammabeta.schemas.models import FoldedLayer, Served, UnfoldedLayer, UnusedEngine, Version
+from gammabeta.schemas.preprocessing import FittedPreprocessing, FittedTable
 from gammabeta.schemas.resolution import Task, plan_stored
 from gammabeta.store import models
 from gammabeta.store.blobs import FolderBlobs
 from gammabeta.store.engine import Database
 from gammabeta.store.tables import DEFAULT_PROJECT
+from service.runtime.batching import Cost, Line, Rows, Scores
+from service.runtime.counting import Statistics
+from service.runtime.engines import Choice, Prepared, prepare
+from service.runtime.pacing import Pace
+from service.runtime.scoring import scores_of
 
 Asked: TypeAlias = tuple[str, str | None, str | None]
 """Model, version and alias, as a request has them."""
 Key: TypeAlias = tuple[str, str]
 """Model and version."""
 
+MOVE_SECONDS = 1.5
+"""With the time until a move is noticed, no replica is behind for more than two seconds."""
+BYTES_OF_PARAMETER = 4
+
 log = logs.get(__name__)
 
 
-@dataclass(kw_only=True)
+@dataclass(eq=False, kw_only=True)
+class Weights:
+    """Kernels and biases that are in memory once, for as long as any version has them."""
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    """Empty until the first version was loaded."""
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    """Held while they are read, so that two versions do not read them at once."""
+
+    @property
+    def bytes(self) -> int:
+        return sum(each.nbytes for each in self.tensors.values() if isinstance(each, torch.nn.Parameter))
+
+
+@dataclass(eq=False, kw_only=True)
 class LoadedVersion:
-    """A version whose network is in memory, in eval mode."""
+    """A version whose network is in memory, in eval mode, with the engine that computes it."""
 
     version: Version
     network: Network
     task: Task
-    bytes: int
-    predictions: int = 0
-    """Rows that were answered."""
+    weights: Weights
+    prepared: Prepared
+    own_bytes: int
+    """What it holds besides weights that other versions may share."""
+    line: Line
+    statistics: Statistics
+    paces: defaultdict[object, Pace] = field(default_factory=lambda: defaultdict(Pace))
+    """Of what reads its bodies and what writes its answers."""
+
+    @property
+    def bytes(self) -> int:
+        """What it would hold if it were alone."""
+        return self.own_bytes + self.weights.bytes
+
+    @property
+    def predictions(self) -> int:
+        """Rows that were answered."""
+        return self.statistics.rows
 
     def served(self) -> Served:
-        """What this process really holds: the digest is computed from the module now."""
+        """What this process really holds: digest and difference are computed now, from the modules in memory."""
+        prepared, measured = self.prepared, self.prepared.measured_now()
         return Served(
             model=self.version.model,
             version=self.version.version,
-            engine="torch",
-            max_difference=0.0,
+            engine=prepared.engine.name,
+            max_difference=measured.max_difference,
+            tolerance=measured.tolerance,
+            probe_rows=prepared.probe_rows,
+            folded=tuple(FoldedLayer(layer=each.layer, into=each.into) for each in prepared.foldings if each.into),
+            not_folded=tuple(
+                UnfoldedLayer(layer=each.layer, reason=each.reason or "") for each in prepared.foldings if not each.into
+            ),
+            not_serving=tuple(UnusedEngine(engine=each.engine, reason=each.reason) for each in prepared.refusals),
             training=any(module.training for module in self.network.modules()),
             digest=state.state_of(self.network).digest,
             stored_digest=self.version.batchnorm_digest,
@@ -62,30 +121,136 @@ class LoadedVersion:
         )
 
 
-def load(database: Database, blobs: FolderBlobs, key: Key) -> LoadedVersion:
-    """Build the network of a version and verify every part of it.
+@dataclass(frozen=True, kw_only=True)
+class Preparing:
+    """How versions are prepared."""
 
-    Raises:
-        ArtifactCorrupt: the weights or the state are not what was published.
-    """
-    name, number = key
-    with database.read() as session:
-        row = models.get_version(session, DEFAULT_PROJECT, name, version=number)
-        version = models.version_schema(row)
-        stored = models.batchnorm_state(session, row)
-    weights = read_weights(blobs, version.weights_sha256)
-    plan, task = plan_stored(version.network, input_shape=version.preprocessing.input_shape, classes=version.classes)
-    network = build_network(plan, version.preprocessing, task=task)
-    state.load(network, weights, stored)
-    network.eval()
-    if state.state_of(network).digest != version.batchnorm_digest:
-        raise ArtifactCorrupt(f"The batch-norm state of version {number} of '{name}' does not match its digest.")
-    size = sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
-    return LoadedVersion(version=version, network=network, task=task, bytes=size)
+    choice: Choice = "auto"
+    folded: bool = True
+    threads: int = 1
+
+
+class Loader:
+    """Builds versions and verifies every part of them. For any number of threads."""
+
+    def __init__(self, database: Database, blobs: FolderBlobs, *, limit_bytes: int, preparing: Preparing) -> None:
+        self._database, self._blobs = database, blobs
+        self._limit, self._preparing = limit_bytes, preparing
+        self._weights: WeakValueDictionary[str, Weights] = WeakValueDictionary()
+        self._lock = threading.Lock()
+
+    def load(self, key: Key) -> LoadedVersion:
+        """The version, in eval mode, with an engine that agrees with it.
+
+        Raises:
+            ArtifactCorrupt: the weights or the state are not what was published.
+            TooLargeToServe: it needs more memory than all versions together may have.
+        """
+        # OpenMP keeps the number for each thread, and what is measured here is to hold for those that predict.
+        torch.set_num_threads(self._preparing.threads)
+        version, stored = self._read(key)
+        self._check_size(version, BYTES_OF_PARAMETER * version.parameters)
+        plan, task = plan_stored(
+            version.network, input_shape=version.preprocessing.input_shape, classes=version.classes
+        )
+        network = build_network(plan, version.preprocessing, task=task)
+        weights = self._fill(network, version.weights_sha256, stored)
+        network.eval()
+        if state.state_of(network).digest != version.batchnorm_digest:
+            raise ArtifactCorrupt(f"The batch-norm state of version {key[1]} of '{key[0]}' does not match its digest.")
+        loaded = self._prepared(version, network, task, weights)
+        self._check_size(version, loaded.bytes)
+        return loaded
+
+    def resolve(self, asked: Iterable[Asked]) -> dict[Asked, str]:
+        """The numbers of the versions that are meant, of those that there are."""
+        found: dict[Asked, str] = {}
+        with self._database.read() as session:
+            for name, version, alias in asked:
+                try:
+                    row = models.get_version(session, DEFAULT_PROJECT, name, version=version, alias=alias)
+                except NotFound:
+                    continue
+                found[name, version, alias] = str(row.number)
+        return found
+
+    def number(self, asked: Asked) -> str:
+        """The number of the version that is meant.
+
+        Raises:
+            ModelNotFound, VersionNotFound.
+        """
+        name, version, alias = asked
+        with self._database.read() as session:
+            return str(models.get_version(session, DEFAULT_PROJECT, name, version=version, alias=alias).number)
+
+    def revision(self) -> int:
+        """Moves whenever what a name means may have changed."""
+        with self._database.read() as session:
+            return models.revision(session, DEFAULT_PROJECT)
+
+    def _read(self, key: Key) -> tuple[Version, BatchNormState]:
+        name, number = key
+        with self._database.read() as session:
+            row = models.get_version(session, DEFAULT_PROJECT, name, version=number)
+            return models.version_schema(row), models.batchnorm_state(session, row)
+
+    def _check_size(self, version: Version, size: int) -> None:
+        if size > self._limit:
+            raise TooLargeToServe(
+                f"Version {version.version} of '{version.model}' must fit into the {self._limit:,} bytes that all "
+                f"loaded versions together may have. It needs {size:,}. Raise GAMMABETA_PREDICT_MEMORY_BYTES."
+            )
+
+    def _fill(self, network: Network, sha256: str, stored: BatchNormState) -> Weights:
+        with self._lock:
+            weights = self._weights.setdefault(sha256, Weights())
+        with weights.lock:
+            if weights.tensors:
+                state.load(network, weights.tensors, stored, shared=True)
+            else:
+                state.load(network, read_weights(self._blobs, sha256), stored)
+                weights.tensors = state.live_weights(network)
+        return weights
+
+    def _prepared(self, version: Version, network: Network, task: Task, weights: Weights) -> LoadedVersion:
+        chosen = self._preparing
+        prepared = prepare(
+            network, version.preprocessing, choice=chosen.choice, folded=chosen.folded, threads=chosen.threads
+        )
+        compute, statistics = partial(_scores, prepared, task), Statistics()
+        size = sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
+        return LoadedVersion(
+            version=version,
+            network=network,
+            task=task,
+            weights=weights,
+            prepared=prepared,
+            own_bytes=size - weights.bytes + prepared.engine.bytes,
+            line=Line(compute, Cost.measured(compute, partial(_blank, version.preprocessing)), statistics),
+            statistics=statistics,
+        )
+
+
+def _scores(prepared: Prepared, task: Task, x: Rows) -> Scores:
+    # What is not finite is looked for in the scores, row by row.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return scores_of(task, prepared.engine.logits(x))
+
+
+def _blank(preprocessing: FittedPreprocessing, rows: int) -> Rows:
+    """Rows to measure the time with, which does not depend on what stands in them."""
+    if isinstance(preprocessing, FittedTable):
+        return np.zeros((rows, len(preprocessing.columns)))
+    return np.zeros((rows, *preprocessing.shape), dtype=np.float32)
 
 
 def read_weights(blobs: FolderBlobs, sha256: str) -> dict[str, Tensor]:
-    """The tensors of a weights blob, once its checksum was found right."""
+    """The tensors of a weights blob, once its checksum was found right.
+
+    Raises:
+        ArtifactCorrupt
+    """
     path = blobs.verify(sha256, again=True)
     try:
         return load_file(path)
@@ -93,25 +258,60 @@ def read_weights(blobs: FolderBlobs, sha256: str) -> dict[str, Tensor]:
         raise ArtifactCorrupt(f"The weights {sha256} are no safetensors file. {exc}") from exc
 
 
+@dataclass(frozen=True, kw_only=True)
+class Move:
+    """What names mean now, while the versions that they mean are being loaded."""
+
+    replaces: dict[Asked, str]
+    by: dict[Asked, str]
+    until: float
+    """On the clock of time.monotonic."""
+
+
 class Models:
     """The versions that this process serves. All methods but `forget` run on the event loop."""
 
-    def __init__(self, database: Database, blobs: FolderBlobs, *, limit_bytes: int) -> None:
-        self._database, self._blobs, self._limit = database, blobs, limit_bytes
+    def __init__(
+        self, database: Database, blobs: FolderBlobs, *, limit_bytes: int, preparing: Preparing | None = None
+    ) -> None:
+        self._limit = limit_bytes
+        self._loader = Loader(database, blobs, limit_bytes=limit_bytes, preparing=preparing or Preparing())
         self._resolved: dict[Asked, str] = {}
+        self._move: Move | None = None
         self._loaded: OrderedDict[Key, LoadedVersion] = OrderedDict()
-        self._loading: defaultdict[Key, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._threads = anyio.CapacityLimiter(16)
+        self._loading: dict[Key, asyncio.Task[LoadedVersion]] = {}
+        # Apart from each other: who asks what a name means does not wait for those who load.
+        self._resolvers, self._loaders = anyio.CapacityLimiter(16), anyio.CapacityLimiter(4)
 
     async def get(self, name: str, version: str | None = None, alias: str | None = None) -> LoadedVersion:
-        """The version that is meant, loaded."""
+        """The version that is meant, loaded.
+
+        Raises:
+            ModelNotFound, VersionNotFound.
+            ArtifactCorrupt, TooLargeToServe: it cannot be served.
+        """
         key = (name, await self._number((name, version, alias)))
-        while (loaded := self._loaded.get(key)) is None:
-            async with self._loading[key]:
-                if key not in self._loaded:
-                    await self._load(key)
+        loaded = self._loaded.get(key)
+        if loaded is None:
+            # Who asked may go away; those who wait with him, and the next, want it all the same.
+            return await asyncio.shield(self._load(key))
         self._loaded.move_to_end(key)
         return loaded
+
+    @property
+    def held(self) -> tuple[LoadedVersion, ...]:
+        """All that is in memory, the longest unused first."""
+        return tuple(self._loaded.values())
+
+    @property
+    def loading(self) -> frozenset[Key]:
+        """What is about to be."""
+        return frozenset(self._loading)
+
+    def drop(self, name: str, version: str | None = None) -> None:
+        """Take a version, or all of a model, out of memory. The next request loads it again."""
+        for key in [key for key in self._loaded if key[0] == name and version in (None, key[1])]:
+            del self._loaded[key]
 
     def forget(self) -> None:
         """Resolve anew from here on. Safe to call from any thread: what is being resolved meanwhile, perhaps from
@@ -119,49 +319,90 @@ class Models:
         self._resolved = {}
 
     async def watch(self, *, every: float) -> None:
-        """Forget whenever the database has moved: a version was published or an alias set, by any process."""
+        """Resolve anew whenever the database has moved: a version was published or an alias set, by any process."""
         seen: int | None = None
         while True:
             try:
-                revision = await anyio.to_thread.run_sync(self._revision, limiter=self._threads)
+                revision = await anyio.to_thread.run_sync(self._loader.revision, limiter=self._resolvers)
+                if seen != revision:
+                    await self._begin_move()
             except NotReady as error:
                 log.warning("revision not read, serving what was resolved before", error=error.message)
             else:
-                if seen != revision:
-                    self.forget()
                 seen = revision
+            self._end_move(by=time.monotonic() + every)
             await asyncio.sleep(every)
+
+    async def _begin_move(self) -> None:
+        """Load what names mean now, while what they meant serves on. Where they move again meanwhile, no more time is
+        given for that."""
+        before = self._resolved
+        asked = [each for each in before if each[1] is None]
+        now = await anyio.to_thread.run_sync(self._loader.resolve, asked, limiter=self._resolvers)
+        for each, number in now.items():
+            key = (each[0], number)
+            if number != before[each] and key not in self._loaded:
+                self._load(key)
+        until = self._move.until if self._move else time.monotonic() + MOVE_SECONDS
+        self._move = Move(replaces=before, by=now, until=until)
+
+    def _end_move(self, *, by: float) -> None:
+        """Let names mean what they mean now, once that is loaded or if the next look would be too late."""
+        move = self._move
+        if move is None:
+            return
+        pending = any((asked[0], number) in self._loading for asked, number in move.by.items())
+        if not pending or by >= move.until:
+            if self._resolved is move.replaces:
+                self._resolved = move.by
+            self._move = None
 
     async def _number(self, asked: Asked) -> str:
         resolved = self._resolved
         number = resolved.get(asked)
         if number is None:
-            number = await anyio.to_thread.run_sync(self._resolve, asked, limiter=self._threads)
+            number = await anyio.to_thread.run_sync(self._loader.number, asked, limiter=self._resolvers)
             resolved[asked] = number
         return number
 
-    async def _load(self, key: Key) -> None:
-        try:
-            loaded = await anyio.to_thread.run_sync(load, self._database, self._blobs, key, limiter=self._threads)
-        finally:
-            self._loading.pop(key, None)
-        self._make_room(loaded.bytes)
+    def _load(self, key: Key) -> asyncio.Task[LoadedVersion]:
+        """One task for all that want the version."""
+        loading = self._loading.get(key)
+        if loading is None:
+            loading = self._loading[key] = asyncio.create_task(self._load_now(key))
+            loading.add_done_callback(partial(self._was_loaded, key))
+        return loading
+
+    async def _load_now(self, key: Key) -> LoadedVersion:
+        loaded = await anyio.to_thread.run_sync(self._loader.load, key, limiter=self._loaders)
+        self._make_room(loaded)
         self._loaded[key] = loaded
-        log.info("version loaded", model=key[0], version=key[1], bytes=loaded.bytes)
+        log.info(
+            "version loaded",
+            model=key[0],
+            version=key[1],
+            bytes=loaded.own_bytes,
+            engine=loaded.prepared.engine.name,
+            row_us=round(1e6 * loaded.line.cost.of(1)),
+        )
+        return loaded
 
-    def _make_room(self, wanted: int) -> None:
+    def _was_loaded(self, key: Key, loading: asyncio.Task[LoadedVersion]) -> None:
+        del self._loading[key]
+        if loading.cancelled():
+            return
+        error = loading.exception()
+        if isinstance(error, GammabetaError):
+            log.warning("version not loaded", model=key[0], version=key[1], error=error.message)
+
+    def _make_room(self, new: LoadedVersion) -> None:
         """What a prediction in progress still holds lives on until that has ended."""
-        held = sum(each.bytes for each in self._loaded.values())
-        while self._loaded and held + wanted > self._limit:
-            held -= self._loaded.popitem(last=False)[1].bytes
+        while self._loaded and _bytes_together((*self._loaded.values(), new)) > self._limit:
+            self._loaded.popitem(last=False)
 
-    def _resolve(self, asked: Asked) -> str:
-        name, version, alias = asked
-        with self._database.read() as session:
-            return models.version_schema(
-                models.get_version(session, DEFAULT_PROJECT, name, version=version, alias=alias)
-            ).version
 
-    def _revision(self) -> int:
-        with self._database.read() as session:
-            return models.revision(session, DEFAULT_PROJECT)
+def _bytes_together(versions: Iterable[LoadedVersion]) -> int:
+    """Weights that several have count once."""
+    versions = tuple(versions)
+    weights = {id(each.weights): each.weights.bytes for each in versions}
+    return sum(each.own_bytes for each in versions) + sum(weights.values())

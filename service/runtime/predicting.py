@@ -1,107 +1,105 @@
-"""Predictions: eval mode, inference mode, on a few threads of their own.
+"""Predictions: a body read, its rows computed in eval mode, the answer written.
 
-body ──instances.read──► x ──network.scores──► scores ──answer──► JSON bytes        (in threads of the pool)
+body ──read──► x ──batching──► scores ──write──► bytes          (each where it holds nobody up)
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import numpy as np
-import orjson
 import torch
-from numpy.typing import NDArray
+from starlette.types import Receive
 
-from gammabeta.errors import InvalidRequest
-from service.runtime import instances
-from service.runtime.instances import Floats
+from service.runtime import answers, instances
+from service.runtime.answers import Answered
+from service.runtime.batching import Batcher, Limits, Rows, Scores
+from service.runtime.listening import while_heard
 from service.runtime.loading import LoadedVersion
+from service.runtime.media import Reader, Writer
+from service.runtime.pacing import Pace
 
 T = TypeVar("T")
 
-ROWS_AT_ONCE = 512
-"""So that a large body of small images does not make gigabytes of activations."""
-
 
 class Predictor:
-    """The threads on which torch runs."""
+    """The threads on which networks are computed, and large bodies are parsed."""
 
-    def __init__(self, *, workers: int, threads: int) -> None:
+    def __init__(self, *, workers: int, threads: int, limits: Limits | None = None) -> None:
         torch.set_num_threads(threads)
-        # OpenMP keeps the number for each thread, so each thread of the pool sets its own too.
-        self._pool = ThreadPoolExecutor(
-            workers, thread_name_prefix="predict", initializer=torch.set_num_threads, initargs=(threads,)
-        )
+        # OpenMP keeps the number for each thread, so each thread of the pools sets its own too.
+        pool = partial(ThreadPoolExecutor, workers, initializer=torch.set_num_threads, initargs=(threads,))
+        # Apart, so that a thread that is free for a batch is free.
+        self._computing, self._parsing = pool(thread_name_prefix="predict"), pool(thread_name_prefix="parse")
+        self._batcher = Batcher(self._computing, workers=workers, limits=limits or Limits())
+        self._pace = Pace()
 
-    async def predict(self, loaded: LoadedVersion, body: bytes) -> bytes:
-        """The answer to a request body, as JSON.
+    async def predict(
+        self,
+        loaded: LoadedVersion,
+        body: bytes,
+        *,
+        read: Reader = instances.read,
+        write: Writer = answers.as_json,
+        receive: Receive | None = None,
+    ) -> Answered:
+        """The answer to a request body.
+
+        Args:
+            receive: of the request, its body received: when the client goes, no more is done for it.
 
         Raises:
-            MalformedRequest, InvalidRequest: the body does not fit the model.
+            MalformedRequest, InvalidRequest, UnsupportedMediaType, TooLarge: the body does not fit the model.
+            Overloaded: too many rows wait for this version already.
+            ClientDisconnect: nobody hears the answer.
         """
-        x = await self.beside(partial(instances.read, body, loaded.version.preprocessing), size=len(body))
-        scores = await self.scores(loaded, x)
-        return await self.beside(partial(answer, loaded, scores), size=scores.nbytes)
+        version, statistics = loaded.version, loaded.statistics
+        with statistics.request():
+            self.check_room(loaded)
+            start = time.perf_counter_ns()
+            x = await self.beside(partial(read, body, version.preprocessing), size=len(body), pace=loaded.paces[read])
+            statistics.compute_input.add(time.perf_counter_ns() - start)
+            scores = await self.scores(loaded, x, receive=receive)
+            start = time.perf_counter_ns()
+            answered = await self.beside(partial(write, version, scores), size=scores.nbytes, pace=loaded.paces[write])
+            statistics.compute_output.add(time.perf_counter_ns() - start)
+        return answered
 
-    async def beside(self, work: Callable[[], T], *, size: int) -> T:
-        """Run work on `size` bytes, such as parsing them, where it holds up nobody else."""
-        del size
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+    def check_room(self, loaded: LoadedVersion) -> None:
+        """Before the body of a request is parsed: refusing must cost next to nothing.
 
-    async def scores(self, loaded: LoadedVersion, x: Floats) -> NDArray[np.float32]:
+        Raises:
+            Overloaded: too many rows wait for this version already.
+        """
+        self._batcher.check_room(loaded.line)
+
+    async def beside(self, work: Callable[[], T], *, size: int, pace: Pace | None = None) -> T:
+        """Run work on `size` bytes, such as parsing them, where it holds up nobody else: in a thread if it is expected
+        to take long, at the pace of such work before."""
+        pace = pace or self._pace
+        if pace.is_short(size):
+            return pace.kept(work, size)
+        return await asyncio.get_running_loop().run_in_executor(self._parsing, pace.kept, work, size)
+
+    async def scores(self, loaded: LoadedVersion, x: Rows, *, receive: Receive | None = None) -> Scores:
         """x: rows as `instances.read` gives them -> [B, classes] scores, or [B] values.
 
         Raises:
             InvalidRequest: an instance gives something that is not finite.
+            Overloaded: too many rows wait for this version already.
+            ClientDisconnect: `receive`, if it is given, says that nobody hears the answer.
         """
-        scores = await asyncio.get_running_loop().run_in_executor(self._pool, scores_of, loaded, x)
-        loaded.predictions += len(x)
-        return scores
+        straight = self._batcher.straight(loaded.line, x)
+        if straight is not None:
+            return straight
+        waiting = self._batcher.scores(loaded.line, x)
+        return await (waiting if receive is None else while_heard(waiting, receive))
 
     def close(self) -> None:
-        self._pool.shutdown()
-
-
-def answer(loaded: LoadedVersion, scores: NDArray[np.float32]) -> bytes:
-    """The answer as JSON."""
-    version = loaded.version
-    answered = {
-        "model": version.model,
-        "version": version.version,
-        "classes": version.classes,
-        "predictions": _predictions(scores, version.classes),
-        "batchnorm": {"mode": "eval", "digest": version.batchnorm_digest},
-    }
-    return orjson.dumps(answered, option=orjson.OPT_SERIALIZE_NUMPY)
-
-
-def scores_of(loaded: LoadedVersion, x: Floats) -> NDArray[np.float32]:
-    """`[B, classes]`, or `[B]` values.
-
-    Raises:
-        InvalidRequest: an instance gives something that is not finite.
-    """
-    with torch.inference_mode():
-        parts = [loaded.network.scores(rows) for rows in torch.split(torch.from_numpy(x), ROWS_AT_ONCE)]
-    scores: NDArray[np.float32] = torch.cat(parts).numpy()
-    finite = np.isfinite(scores.reshape(len(scores), -1)).all(axis=1)
-    if not finite.all():
-        row = int(np.flatnonzero(~finite)[0])
-        message = (
-            "must be within what the model can compute; its answer is not finite. Send values near those trained on."
-        )
-        raise InvalidRequest.of(f"instances[{row}]", message, "values whose answer is not finite")
-    return scores
-
-
-def _predictions(scores: NDArray[np.float32], classes: tuple[str, ...] | None) -> list[dict[str, Any]]:
-    if classes is None:
-        return [{"value": value} for value in scores]
-    best = scores.argmax(axis=1).tolist()
-    return [
-        {"label": classes[code], "scores": row} for code, row in zip(best, np.ascontiguousarray(scores), strict=True)
-    ]
+        """End the threads, once what they compute is done."""
+        self._computing.shutdown()
+        self._parsing.shutdown()

@@ -39,6 +39,9 @@ class Reader:
         ("GET", "/v1/datasets", 10),
         ("PUT", "/v1/models/m/aliases/a", 10),
         ("POST", "/v1/models/m/predict", 20),
+        ("POST", "/v2/models/m/infer", 20),
+        ("POST", "/v2/models/m/versions/1/infer", 20),
+        ("POST", "/v2/repository/index", 10),
         ("POST", "/v1/datasets", 30),
     ],
 )

@@ -37,9 +37,22 @@ def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
 
 
 def test_every_operation_says_how_it_fails(document: dict[str, Any]) -> None:
-    for path in document["paths"].values():
-        for operation in path.values():
-            assert "application/problem+json" in operation["responses"]["default"]["content"]
+    for path, operations in document["paths"].items():
+        form = (
+            ("application/json", "InferenceError")
+            if path.startswith("/v2")
+            else ("application/problem+json", "Problem")
+        )
+        for operation in operations.values():
+            content = operation["responses"]["default"]["content"]
+            assert {(kind, each["schema"]["$ref"].rpartition("/")[2]) for kind, each in content.items()} == {form}
+
+
+def test_tensors_after_the_json_are_described_beside_it(document: dict[str, Any]) -> None:
+    for path in ("/v2/models/{name}/infer", "/v2/models/{name}/versions/{version}/infer"):
+        operation = document["paths"][path]["post"]
+        assert set(operation["requestBody"]["content"]) == {"application/json", "application/octet-stream"}
+        assert set(operation["responses"]["200"]["content"]) == {"application/json", "application/octet-stream"}
 
 
 def test_nothing_on_paper_is_shown(document: dict[str, Any]) -> None:

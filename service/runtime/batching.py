@@ -1,0 +1,380 @@
+"""Requests that wait for the same network are computed together.
+
+    rows ──cheap, and nobody waits──► compute, here and now
+      └──► line of the version ──a thread is free──► batch: all that waits, up to max_batch_rows ──► each its own rows
+
+A lone request never waits for others: it is on its way in the next turn of the event loop, and with it go those that
+came in the same turn. Batches that take hardly longer than a change of threads are computed on the event loop itself. A
+large request goes in pieces, in turn with those that came after it. Lines take turns too. Only so many rows may wait:
+beyond that a request is refused at once. One that is cancelled takes its rows out of the line, and one that fails does
+not touch its neighbours.
+
+Everything here happens on the event loop, but for `Line.compute`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gammabeta.errors import InvalidRequest, Overloaded
+from service.runtime.counting import Statistics
+
+Rows: TypeAlias = NDArray[Any]
+"""[B, *row_shape], as the network takes them."""
+Scores: TypeAlias = NDArray[np.float32]
+"""[B, classes], or [B] numbers."""
+Compute: TypeAlias = Callable[[Rows], Scores]
+
+PIECE = 512
+"""Rows of one request that are computed at once, so that a large body of small images does not make gigabytes of
+activations, and nobody waits for all of a body."""
+STRAIGHT_SECONDS = 1e-4
+"""Work that is done by the time anything else could have been arranged."""
+HERE_SECONDS = 5e-4
+"""Work that may hold up the event loop. To hand it to a thread and back costs a fifth of that."""
+MEASURED_ROWS = 16
+CLOCK_SECONDS = 1e-3
+"""The event loop's clock ticks in milliseconds, and may be early by as much."""
+NOT_FINITE = "must be within what the model can compute; its answer is not finite. Send values near those trained on."
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a batch takes: so many seconds, and so many for each row."""
+
+    batch: float
+    row: float
+
+    def of(self, rows: int) -> float:
+        """Seconds for a batch of so many rows."""
+        return self.batch + self.row * rows
+
+    @classmethod
+    def measured(cls, compute: Compute, rows: Callable[[int], Rows]) -> Cost:
+        """By the fastest of a few runs with one row and with some. Where one row alone is slow, several are taken to be
+        slower in proportion, since to measure them would hold up the loading."""
+        one = _fastest(compute, rows(1))
+        if one > HERE_SECONDS:
+            return cls(0.0, one)
+        each = max(0.0, _fastest(compute, rows(MEASURED_ROWS)) - one) / (MEASURED_ROWS - 1)
+        return cls(max(0.0, one - each), each)
+
+
+def _fastest(compute: Compute, x: Rows) -> float:
+    """The first run is left out where there are others: it allocates, and chooses its kernels."""
+    best, spent = math.inf, 0.0
+    for run in range(6):
+        start = time.perf_counter()
+        compute(x)
+        took = time.perf_counter() - start
+        best, spent = (took if run < 2 else min(best, took)), spent + took
+        if spent > 0.05:
+            break
+    return best
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How batches are made."""
+
+    batch_rows: int = 64
+    wait_seconds: float = 0.0
+    queued_rows: int = 1_024
+
+
+@dataclass(eq=False)
+class Ticket:
+    """A request that waits."""
+
+    x: Rows
+    answer: asyncio.Future[Scores]
+    since_ns: int = field(default_factory=time.perf_counter_ns)
+    taken: int = 0
+    """Rows that are computed, or being so."""
+    queue_ns: int = 0
+    compute_ns: int = 0
+    done: dict[int, Scores] = field(default_factory=dict)
+    """By the first row of each piece."""
+
+    @property
+    def next(self) -> int:
+        """Rows of the next piece."""
+        return min(len(self.x) - self.taken, PIECE)
+
+    @property
+    def counts(self) -> int:
+        """As how many rows it counts where they are limited: what goes before a request that comes after it."""
+        return min(len(self.x), PIECE)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rows of one request in a batch."""
+
+    ticket: Ticket
+    start: int
+    x: Rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Computed:
+    """A batch, computed: for each piece its scores, or why there are none."""
+
+    outcomes: list[Scores | Exception]
+    started_ns: int
+    ended_ns: int
+
+
+class Line:
+    """The requests that wait for one version."""
+
+    def __init__(self, compute: Compute, cost: Cost, statistics: Statistics) -> None:
+        self._compute, self.cost, self.statistics = compute, cost, statistics
+        self._waiting: deque[Ticket] = deque()
+        self.rows = 0
+        """How many wait, as far as they count."""
+        self.timed_ns = 0
+        """Since when the one waits who was last held back: the end of that is set."""
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    @property
+    def first(self) -> Ticket:
+        """Who waits longest."""
+        return self._waiting[0]
+
+    @property
+    def alone(self) -> bool:
+        """Whether only one request waits."""
+        return len(self._waiting) == 1
+
+    def join(self, ticket: Ticket) -> None:
+        self._waiting.append(ticket)
+        self.rows += ticket.counts
+
+    def leave(self, ticket: Ticket) -> None:
+        """It wants no more; what is being computed of it is thrown away."""
+        if ticket.next and ticket in self._waiting:
+            self._waiting.remove(ticket)
+            self.rows -= ticket.counts
+
+    def upcoming(self, limit: int) -> list[Ticket]:
+        """Those of the next batch: as many as fit, and at least one."""
+        chosen: list[Ticket] = []
+        rows = 0
+        for ticket in self._waiting:
+            rows += ticket.next
+            if chosen and rows > limit:
+                break
+            chosen.append(ticket)
+        return chosen
+
+    def take(self, tickets: Sequence[Ticket]) -> list[Piece]:
+        """The next piece of each of the first requests. What has more goes to the end of the line."""
+        pieces = []
+        for ticket in tickets:
+            self._waiting.popleft()
+            start, ticket.taken = ticket.taken, ticket.taken + ticket.next
+            pieces.append(Piece(ticket, start, ticket.x[start : ticket.taken]))
+            if ticket.next:
+                self._waiting.append(ticket)
+            else:
+                self.rows -= ticket.counts
+        return pieces
+
+    def at_once(self, x: Rows) -> Scores:
+        """The scores of a request that does not wait.
+
+        Raises:
+            InvalidRequest: an instance gives something that is not finite.
+        """
+        start = time.perf_counter_ns()
+        scores = self._checked(x, 0)
+        spent = time.perf_counter_ns() - start
+        self.statistics.executed(len(x), spent)
+        self.statistics.answered(len(x), queue_ns=0, compute_ns=spent)
+        return scores
+
+    def compute(self, pieces: Sequence[Piece]) -> Computed:
+        """All pieces in one batch. Where that fails, each by itself, so that each answers for itself. In any thread."""
+        start = time.perf_counter_ns()
+        try:
+            outcomes = self._together(pieces)
+        except Exception as error:  # whatever it is: it belongs to the requests, and the line goes on
+            outcomes = [error] if len(pieces) == 1 else [self._alone(each) for each in pieces]
+        return Computed(outcomes=outcomes, started_ns=start, ended_ns=time.perf_counter_ns())
+
+    def _together(self, pieces: Sequence[Piece]) -> list[Scores | Exception]:
+        if len(pieces) == 1:
+            return [self._checked(pieces[0].x, pieces[0].start)]
+        scores = self._compute(np.concatenate([each.x for each in pieces]))
+        ends = np.cumsum([len(each.x) for each in pieces])
+        parts = np.split(scores, ends[:-1])
+        return [_problem(part, each.start) or part for each, part in zip(pieces, parts, strict=True)]
+
+    def _alone(self, piece: Piece) -> Scores | Exception:
+        try:
+            return self._checked(piece.x, piece.start)
+        except Exception as error:  # as above
+            return error
+
+    def _checked(self, x: Rows, start: int) -> Scores:
+        scores = self._compute(x)
+        problem = _problem(scores, start)
+        if problem is not None:
+            raise problem
+        return scores
+
+
+def _problem(scores: Scores, start: int) -> InvalidRequest | None:
+    """What is wrong with the scores of rows from `start` on, if anything is."""
+    finite = np.isfinite(scores)
+    if finite.all():
+        return None
+    row = start + int(np.flatnonzero(~finite.reshape(len(scores), -1).all(axis=1))[0])
+    return InvalidRequest.of(f"instances[{row}]", NOT_FINITE, "values whose answer is not finite")
+
+
+class Batcher:
+    """Makes batches of what waits in the lines of all versions, as threads become free."""
+
+    def __init__(self, pool: Executor, *, workers: int, limits: Limits) -> None:
+        self._pool, self._workers, self._free, self._limits = pool, workers, workers, limits
+        self._lines: deque[Line] = deque()
+        """Those in which somebody waits, in the order of their turns."""
+        self._turn: asyncio.Handle | None = None
+
+    def straight(self, line: Line, x: Rows) -> Scores | None:
+        """The scores of rows that take next to no time and find nobody waiting; None for others.
+
+        Raises:
+            InvalidRequest: an instance gives something that is not finite.
+        """
+        if line or len(x) > PIECE or line.cost.of(len(x)) > STRAIGHT_SECONDS:
+            return None
+        return line.at_once(x)
+
+    async def scores(self, line: Line, x: Rows) -> Scores:
+        """The scores of rows, when it is their turn.
+
+        Raises:
+            Overloaded: too many rows wait for this version already.
+            InvalidRequest: an instance gives something that is not finite.
+        """
+        ticket = Ticket(x, asyncio.get_running_loop().create_future())
+        self._admit(line, ticket)
+        try:
+            return await ticket.answer
+        finally:
+            line.leave(ticket)
+
+    def check_room(self, line: Line, counts: int = 1) -> None:
+        """Whether a request that counts as so many rows may stand in line. Before its body is read, one row is all that
+        is known of it.
+
+        Raises:
+            Overloaded: too many wait already.
+        """
+        if not line or line.rows + counts <= self._limits.queued_rows:
+            return
+        line.statistics.refused += 1
+        error = Overloaded(
+            f"At most {self._limits.queued_rows:,} rows may wait for a version. Received: a request for more, while "
+            f"{line.rows:,} wait. Send it again after Retry-After seconds, or raise GAMMABETA_MAX_QUEUED_ROWS."
+        )
+        error.retry_after = max(1.0, math.ceil(line.cost.of(line.rows) / self._workers))
+        raise error
+
+    def _admit(self, line: Line, ticket: Ticket) -> None:
+        self.check_room(line, ticket.counts)
+        if line not in self._lines:
+            self._lines.append(line)
+        line.join(ticket)
+        self._soon()
+
+    def _soon(self) -> None:
+        """In the next turn of the event loop, when all that came in this one stands in line."""
+        if self._turn is None:
+            self._turn = asyncio.get_running_loop().call_soon(self._dispatch)
+
+    def _dispatch(self) -> None:
+        """Give each line its turn. Those that had one stand behind those that had none."""
+        self._turn = None
+        lines, served = [line for line in self._lines if line], []
+        self._lines.clear()
+        for line in lines:
+            if self._start(line):
+                served.append(line)
+            else:
+                self._lines.append(line)
+        self._lines.extend(line for line in served if line)
+        if served and self._lines:
+            self._soon()
+
+    def _start(self, line: Line) -> bool:
+        """Compute the next batch of a line, if that may be now."""
+        tickets = line.upcoming(self._limits.batch_rows)
+        rows = sum(each.next for each in tickets)
+        here = line.cost.of(rows) <= HERE_SECONDS
+        if not (here or self._free) or self._holds_back(line, rows):
+            return False
+        pieces = line.take(tickets)
+        if here:
+            _hand_out(line, pieces, line.compute(pieces))
+        else:
+            self._free -= 1
+            computing = asyncio.get_running_loop().run_in_executor(self._pool, line.compute, pieces)
+            computing.add_done_callback(partial(self._done, line, pieces))
+        return True
+
+    def _done(self, line: Line, pieces: Sequence[Piece], computing: asyncio.Future[Computed]) -> None:
+        self._free += 1
+        if not computing.cancelled():
+            _hand_out(line, pieces, computing.result())
+        self._soon()
+
+    def _holds_back(self, line: Line, rows: int) -> bool:
+        """Whether those that wait together shall wait for more."""
+        if line.alone or rows >= self._limits.batch_rows or not self._limits.wait_seconds:
+            return False
+        rest = self._limits.wait_seconds - (time.perf_counter_ns() - line.first.since_ns) / 1e9
+        if rest > 0 and line.timed_ns != line.first.since_ns:
+            line.timed_ns = line.first.since_ns
+            asyncio.get_running_loop().call_later(rest + CLOCK_SECONDS, self._soon)
+        return rest > 0
+
+
+def _hand_out(line: Line, pieces: Sequence[Piece], computed: Computed) -> None:
+    spent = computed.ended_ns - computed.started_ns
+    line.statistics.executed(sum(len(each.x) for each in pieces), spent)
+    for piece, outcome in zip(pieces, computed.outcomes, strict=True):
+        ticket = piece.ticket
+        if ticket.answer.done():
+            continue
+        if isinstance(outcome, Exception):
+            ticket.answer.set_exception(outcome)
+            continue
+        if not ticket.done:
+            ticket.queue_ns = computed.started_ns - ticket.since_ns
+        ticket.compute_ns += spent
+        ticket.done[piece.start] = outcome
+        if sum(map(len, ticket.done.values())) == len(ticket.x):
+            _answer(line, ticket)
+
+
+def _answer(line: Line, ticket: Ticket) -> None:
+    parts = [ticket.done[start] for start in sorted(ticket.done)]
+    line.statistics.answered(len(ticket.x), queue_ns=ticket.queue_ns, compute_ns=ticket.compute_ns)
+    ticket.answer.set_result(parts[0] if len(parts) == 1 else np.concatenate(parts))
