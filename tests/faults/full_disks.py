@@ -43,6 +43,8 @@ from worker import keeping
 STEPS = 1_000
 DISKS = {"blobs": 24, "scratch": 8, "db": 16}
 """MiB of each."""
+STORED = 2
+"""MiB that a round stores for good, at most: an uploaded data set, versions."""
 LEASE_SECONDS = 2.0
 
 
@@ -315,7 +317,8 @@ def run(place: Place, n: int, random: Random) -> Row:
     with ExitStack() as mounted:
         names = ["blobs", "scratch", *(["db"] if place.kind == "sqlite" else [])]
         try:
-            disks = {name: mounted.enter_context(small_disk(place.folder / name, DISKS[name])) for name in names}
+            sizes = DISKS | {"blobs": DISKS["blobs"] + n * STORED}
+            disks = {name: mounted.enter_context(small_disk(place.folder / name, sizes[name])) for name in names}
         except (subprocess.CalledProcessError, FileNotFoundError):
             return _run_without(place, n, random)
         url = place.url
