@@ -46,7 +46,7 @@ from gammabeta.schemas.batchnorm import BatchNormState, LayerState
 from gammabeta.schemas.constraints import Constraint
 from gammabeta.schemas.datasets import Dataset
 from gammabeta.schemas.initializers import Initializer
-from gammabeta.schemas.jobs import DryRun, Event, Job, TrainRequest
+from gammabeta.schemas.jobs import DryRun, Event, Job, PredictDatasetRequest, PredictDryRun, TrainRequest
 from gammabeta.schemas.layers import (
     Activation,
     Add,
@@ -137,6 +137,8 @@ __all__ = [
     "NotFound",
     "NotReady",
     "NotSupported",
+    "PredictDatasetRequest",
+    "PredictDryRun",
     "Prediction",
     "PreprocessingSpec",
     "QueueFull",

@@ -1,7 +1,7 @@
 """The application: `create_app(settings)` wires it, its lifespan opens and closes what it needs.
 
-request ─► Guard (Host, Origin) ─► BodyLimits ─► routes ─► gammabeta.store, runtime
-                                                    └─► problems (every error)
+request ─► Guard (Host, Origin) ─► BodyLimits ─► Shortcuts ─► routes ─► gammabeta.store, runtime
+                                                     └─► predict  └─► problems (every error)
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from starlette.staticfiles import StaticFiles
 import gammabeta
 from gammabeta.schemas.jobs import Event
 from gammabeta.store import events
-from gammabeta.store.blobs import open_blobs
+from gammabeta.store.blobs import FolderBlobs, open_blobs
 from gammabeta.store.engine import Database
 from service import openapi, problems
 from service.background import running
@@ -28,10 +28,13 @@ from service.dependencies import Context
 from service.events import Tailer
 from service.guard import Guard
 from service.limits import BodyLimits
+from service.openinference import routes as openinference
 from service.routes import datasets, jobs, models, networks, operations, predict, workers
-from service.runtime.loading import Models
+from service.runtime.batching import Limits
+from service.runtime.loading import Models, Preparing
 from service.runtime.predicting import Predictor
 from service.settings import ServiceSettings
+from service.shortcuts import Shortcuts
 from service.upgrades import Upgrades
 
 DESCRIPTION = "Train networks with batch normalization over HTTP; serve them from the moving statistics."
@@ -53,10 +56,11 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     )
     app.state.settings = settings
     app.openapi = lambda: openapi.describe(app)  # type: ignore[method-assign]
-    for module in (datasets, jobs, models, predict, networks, workers, operations):
+    for module in (datasets, jobs, models, predict, openinference, networks, workers, operations):
         app.include_router(module.router)
     _add_page(app)
     problems.install(app)
+    app.add_middleware(Shortcuts, endpoints={**predict.ENDPOINTS, **openinference.ENDPOINTS})
     app.add_middleware(BodyLimits, settings=settings)
     app.add_middleware(Guard, hosts=settings.hosts)
     return app
@@ -88,11 +92,27 @@ def _open(settings: ServiceSettings) -> Context:
         settings=settings,
         database=database,
         blobs=blobs,
-        models=Models(database, blobs, limit_bytes=settings.predict_memory_bytes),
-        predictor=Predictor(workers=settings.predict_workers, threads=settings.predict_threads),
+        models=_models(database, blobs, settings),
+        predictor=_predictor(settings),
         tailer=Tailer(fetch, every=settings.watch_seconds),
         upgrades=Upgrades(database),
     )
+
+
+def _models(database: Database, blobs: FolderBlobs, settings: ServiceSettings) -> Models:
+    preparing = Preparing(
+        choice=settings.predict_engine, folded=settings.predict_fold, threads=settings.predict_threads
+    )
+    return Models(database, blobs, limit_bytes=settings.predict_memory_bytes, preparing=preparing)
+
+
+def _predictor(settings: ServiceSettings) -> Predictor:
+    limits = Limits(
+        batch_rows=settings.max_batch_rows,
+        wait_seconds=settings.max_wait_ms / 1_000,
+        queued_rows=settings.max_queued_rows,
+    )
+    return Predictor(workers=settings.predict_workers, threads=settings.predict_threads, limits=limits)
 
 
 def _add_page(app: FastAPI) -> None:

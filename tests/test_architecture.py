@@ -19,6 +19,7 @@ ALLOWED = {
     "gammabeta.failpoints": set(),
     "gammabeta.files": {"gammabeta.errors", "gammabeta.failpoints"},
     "gammabeta.logs": set(),
+    "gammabeta.images": set(),
     "gammabeta.schemas": GROUND,
     "gammabeta.store": {"gammabeta.schemas", *GROUND},
     "gammabeta.nets": {"gammabeta.schemas", *GROUND},
@@ -26,16 +27,27 @@ ALLOWED = {
     "gammabeta": {"gammabeta.client", "gammabeta.schemas", *GROUND},
     "gammabeta.cli": {"gammabeta", "gammabeta.client", "gammabeta.schemas", *GROUND},
     "gammabeta.cli.admin": {"gammabeta.store"},
-    "service": {"gammabeta", "gammabeta.store", "gammabeta.nets", "gammabeta.schemas", *GROUND},
-    "worker": {"gammabeta.store", "gammabeta.nets", "gammabeta.schemas", *GROUND},
+    "service": {
+        "gammabeta",
+        "gammabeta.store",
+        "gammabeta.nets",
+        "gammabeta.schemas",
+        "gammabeta.images",
+        *GROUND,
+    },
+    "worker": {"gammabeta.store", "gammabeta.nets", "gammabeta.schemas", "gammabeta.images", *GROUND},
 }
 """What each room may import besides itself."""
 
 FOREIGN = {
     "torch": {"gammabeta.nets", "service", "worker"},
+    "onnx": {"gammabeta.nets"},
+    "onnxruntime": {"service"},
     "sqlalchemy": {"gammabeta.store"},
     "alembic": {"gammabeta.store"},
     "polars": {"worker"},
+    "PIL": {"gammabeta.images"},
+    "simdjson": {"service"},
     "httpx": {"gammabeta.client"},
     "fastapi": {"service"},
     "starlette": {"service"},
@@ -44,13 +56,13 @@ FOREIGN = {
 """Which rooms may import a library."""
 
 TORCHLESS = (
-    "__main__ settings supervisor slots attempts training_attempts ingestion_attempts lease children publishing "
-    "keeping outbox inputs messages results ingestion deadlines leaving"
+    "__main__ settings supervisor slots attempts training_attempts ingestion_attempts prediction_attempts lease "
+    "children publishing keeping outbox inputs messages results ingestion deadlines leaving"
 ).split()
 """The supervisor, the child that reads data sets, and what they say to each other."""
 STORELESS = (
     "trainer training run data checkpoints device optimizers schedules evaluation handover link preload parentage "
-    "reporting stopping tally ingestion"
+    "reporting stopping tally ingestion predictor predicting answer_files"
 ).split()
 """The children: no database, no keys."""
 
@@ -168,6 +180,8 @@ def test_pickle_is_on_no_path() -> None:
 
 
 def test_importing_the_front_door_loads_neither_torch_nor_sql() -> None:
-    code = "import sys, gammabeta; print(sorted({'torch', 'sqlalchemy', 'polars', 'fastapi'} & set(sys.modules)))"
+    code = (
+        "import sys, gammabeta; print(sorted({'torch', 'sqlalchemy', 'polars', 'PIL', 'fastapi'} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"

@@ -5,7 +5,7 @@
                 ├─ past its deadline ─► child killed ──► stopped: failure
                 └─ lost ─► child killed, nothing written
 
-`training_attempts` and `ingestion_attempts` say what the child is and what is published.
+`training_attempts`, `ingestion_attempts` and `prediction_attempts` say what the child is and what is published.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from gammabeta import failpoints, logs
-from gammabeta.errors import ArtifactCorrupt, DatasetNotFound, NoSpace, NotReady
+from gammabeta.errors import ArtifactCorrupt, NoSpace, NotFound, NotReady
 from gammabeta.failpoints import Failpoint
 from gammabeta.files import no_space
 from gammabeta.store import checkpoints, jobs
@@ -89,7 +89,7 @@ class Attempt(ABC):
         """What the child is told to do.
 
         Raises:
-            ArtifactCorrupt, DatasetNotFound: what it would need is not there, or not what it was.
+            ArtifactCorrupt, NotFound: what it would need is not what it was, or not there.
             NotReady: the database is away.
         """
 
@@ -157,7 +157,7 @@ class Attempt(ABC):
             if self.deadline.passed and self.asked is None:
                 return self._patiently(self._overdue)
             return self.died(death)
-        except (ArtifactCorrupt, DatasetNotFound) as error:
+        except (ArtifactCorrupt, NotFound) as error:
             return Stop(outcome=Outcome.FAILURE, reason=error.code, message=error.message)
         except NoSpace as error:
             return Stop(outcome=Outcome.RETRYABLE_FAILURE, reason=error.code, message=error.message)
@@ -186,7 +186,7 @@ class Attempt(ABC):
             self._oversee(child)
             try:
                 for report in child.reports(timeout=min(0.1, self.settings.report_seconds)):
-                    if report.type in ("done", "stopped", "failed", "refused"):
+                    if report.type in ("done", "answered", "stopped", "failed", "refused"):
                         return report
                     self.hear(report)
             except EOFError:

@@ -1,7 +1,7 @@
 """Child processes: how they start, how they are killed, and what their end means.
 
-    supervisor ──spawn──► ingestion, trainer on a GPU
-         └──────────────► forkserver (torch preloaded) ──fork──► trainer on the CPU
+    supervisor ──spawn──► ingestion; trainer and predictor on a GPU
+         └──────────────► forkserver (torch preloaded) ──fork──► trainer and predictor on the CPU
 
 A child inherits no credential: the program forgets its environment before the first one starts. It leads a session of
 its own, which is killed as a whole.
@@ -28,6 +28,7 @@ from worker.messages import Order, Report, decode_report, encode
 PRELOAD = "worker.preload"
 TRAINER = "worker.trainer"
 INGESTION = "worker.ingestion"
+PREDICTOR = "worker.predictor"
 
 
 def run_module(name: str, connection: Connection) -> None:
@@ -134,6 +135,10 @@ class Children:
     def trainer(self, device: str) -> Child:
         """CUDA does not survive a fork, so that a trainer on a GPU starts from nothing."""
         return self._start(self._forking if device == "cpu" else self._spawning, self._trainer)
+
+    def predictor(self, device: str) -> Child:
+        """Answers a data set; starts as a trainer does."""
+        return self._start(self._forking if device == "cpu" else self._spawning, PREDICTOR)
 
     def ingestion(self) -> Child:
         """Reads a file; without torch."""

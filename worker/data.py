@@ -21,7 +21,7 @@ from torch import Tensor
 from gammabeta.schemas.batching import Batching
 from gammabeta.schemas.datasets import Split
 from gammabeta.schemas.resolution import validation_rows
-from worker.messages import JobFile
+from worker.messages import JobFile, PredictFile
 
 Indices: TypeAlias = NDArray[np.int64]
 Prepare: TypeAlias = Callable[[Tensor], Tensor]
@@ -53,7 +53,7 @@ class Rows:
         return list(zip(torch.split(prepare(x), lengths), torch.split(y, lengths), strict=True))
 
 
-def open_rows(job: JobFile, split: Split) -> Rows:
+def open_rows(job: JobFile | PredictFile, split: Split) -> Rows:
     """The mapped arrays of a split that the manifest has."""
     files = job.manifest.splits[split]
     x, y = (np.load(job.arrays[file.sha256], mmap_mode="r", allow_pickle=False) for file in (files.x, files.y))

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from gammabeta.nets import metrics
+from gammabeta.schemas.plans import NetworkPlan
 from worker import data
 from worker.run import Run
 
@@ -42,18 +43,27 @@ def final(run: Run, check: Callable[[], None]) -> dict[str, dict[str, Any]]:
 
 
 def _all(run: Run, rows: data.Rows, indices: data.Indices, check: Callable[[], None]) -> dict[str, Any]:
-    measured = _measured(run, rows, indices, check).result() | {"n": len(indices)}
+    return in_full(_measured(run, rows, indices, check), len(indices))
+
+
+def in_full(evaluation: metrics.Evaluation, n: int) -> dict[str, Any]:
+    """All metrics, and how many rows they are of."""
+    measured = evaluation.result() | {"n": n}
     if "accuracy" in measured:
-        measured["correct"] = round(measured["accuracy"] * len(indices))
+        measured["correct"] = round(measured["accuracy"] * n)
     return measured
+
+
+def rows_per_batch(plan: NetworkPlan) -> int:
+    """How many rows go through the network at once."""
+    return max(1, min(ROWS_PER_BATCH, NUMBERS_PER_BATCH // plan.activations))
 
 
 @torch.inference_mode()
 def _measured(run: Run, rows: data.Rows, indices: data.Indices, check: Callable[[], None]) -> metrics.Evaluation:
     run.network.eval()
     evaluation = metrics.evaluation(run.task, loss=run.loss, labels=run.job.manifest.target.labels)
-    size = max(1, min(ROWS_PER_BATCH, NUMBERS_PER_BATCH // run.plan.activations))
-    for block in data.blocks(indices, size):
+    for block in data.blocks(indices, rows_per_batch(run.plan)):
         check()
         x, y = rows.take(block, run.device)
         evaluation.update(run.network(x), y)

@@ -1,46 +1,68 @@
-"""Why a training cannot go on, by the codes that a job's error has."""
+"""Why a training, or a prediction, cannot go on, by the codes that a job's error has."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 import torch
-from safetensors import SafetensorError
 
+from gammabeta.errors import ArtifactCorrupt
 from gammabeta.files import FULL
 from worker.messages import Failed
 
 
-class TrainingFailed(Exception):
-    """The training cannot go on; `code` says why."""
+class _JobFailed(Exception):
+    """`code` says why."""
 
     def __init__(self, code: str, message: str) -> None:
         self.code = code
         super().__init__(message)
 
 
-def report_of(error: Exception) -> Failed:
-    """The last message of a trainer that raised."""
+class TrainingFailed(_JobFailed):
+    """The training cannot go on."""
+
+
+class PredictionFailed(_JobFailed):
+    """The prediction cannot go on."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What failed, as it is told of."""
+
+    name: str
+    remedy: str
+    """Where memory ran out."""
+    code: str
+    """Of an error that nobody foresaw."""
+
+
+TRAINING = Work("training", "Write a smaller batch_size or network.", "training_error")
+PREDICTION = Work("prediction", "Run it on a machine with more of it.", "prediction_error")
+
+
+def report_of(error: Exception, work: Work = TRAINING) -> Failed:
+    """The last message of a child that raised."""
     match error:
-        case TrainingFailed():
+        case _JobFailed():
             return Failed(code=error.code, message=str(error))
+        case ArtifactCorrupt():
+            return Failed(code=error.code, message=error.message)
         case torch.OutOfMemoryError():
-            return Failed(
-                code="oom_cuda",
-                message=f"The GPU's memory did not hold the training. Write a smaller batch_size or network. {error}",
-            )
+            message = f"The GPU's memory did not hold the {work.name}. {work.remedy} {error}"
+            return Failed(code="oom_cuda", message=message)
         case _ if _out_of_memory(error):
-            return Failed(
-                code="oom_host",
-                message="The machine's memory did not hold the training. Write a smaller batch_size or network.",
-            )
+            message = f"The machine's memory did not hold the {work.name}. {work.remedy}"
+            return Failed(code="oom_host", message=message)
         case _ if _errno(error) in FULL:
             return Failed(
                 code="no_space",
                 message="There is no space left for checkpoints and results on the worker's disk. Free some.",
                 retryable=True,
             )
-    return Failed(code="training_error", message=f"{type(error).__name__}: {error}")
+    return Failed(code=work.code, message=f"{type(error).__name__}: {error}")
 
 
 def _out_of_memory(error: Exception) -> bool:
@@ -49,8 +71,8 @@ def _out_of_memory(error: Exception) -> bool:
 
 
 def _errno(error: Exception) -> int | None:
-    """What the kernel said. safetensors has it in its message alone."""
-    if isinstance(error, SafetensorError):
-        said = re.search(r"\(os error (\d+)\)", str(error))
-        return int(said[1]) if said else None
-    return error.errno if isinstance(error, OSError) else None
+    """What the kernel said. Libraries in Rust, which are safetensors and polars, have it in their messages alone."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    said = re.search(r"\(os error (\d+)\)", str(error))
+    return int(said[1]) if said else None

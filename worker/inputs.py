@@ -1,11 +1,29 @@
-"""What an attempt starts from: the arrays of a data set, verified."""
+"""What an attempt starts from: the arrays of a data set, verified, and its manifest."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from gammabeta.errors import ArtifactCorrupt
 from gammabeta.schemas.datasets import DatasetManifest
+from gammabeta.store import datasets
 from gammabeta.store.blobs import FolderBlobs
+from gammabeta.store.engine import Session
+from gammabeta.store.jobs import Claim
+
+
+def manifest_of(session: Session, claim: Claim) -> DatasetManifest:
+    """What the job's data set is made of.
+
+    Raises:
+        DatasetNotFound: it was deleted.
+        ArtifactCorrupt: it has no manifest.
+    """
+    row = datasets.get(session, claim.project_id, claim.dataset_id or "")
+    manifest = datasets.manifest(row)
+    if manifest is None:
+        raise ArtifactCorrupt(f"The data set {row.id} must have been ingested. Its manifest is missing: upload it.")
+    return manifest
 
 
 class Inputs:
@@ -23,9 +41,14 @@ class Inputs:
             ArtifactCorrupt: one is missing, or its bytes do not have the hash.
         """
         hashes = {each.sha256 for split in manifest.splits.values() for each in (split.x, split.y)}
-        return {sha256: self._verified(sha256) for sha256 in sorted(hashes)}
+        return {sha256: self.file(sha256) for sha256 in sorted(hashes)}
 
-    def _verified(self, sha256: str) -> Path:
+    def file(self, sha256: str) -> Path:
+        """The file of one blob.
+
+        Raises:
+            ArtifactCorrupt: as above.
+        """
         path = self._blobs.path(sha256)
         looks = _looks(path)
         if self._seen.get(sha256) != looks:

@@ -1,4 +1,4 @@
-"""The trainer's end of the pipe to its supervisor.
+"""The end of the pipe to its supervisor that a trainer, or a predictor, has.
 
 A thread reads, so that a wish to stop is known between two steps for the price of reading an attribute, and so that
 the process ends at once when the supervisor does, whatever the training is doing.
@@ -9,8 +9,11 @@ from __future__ import annotations
 import os
 import threading
 from multiprocessing.connection import Connection
+from typing import TypeVar
 
 from worker import messages
+
+OrderT = TypeVar("OrderT", messages.JobFile, messages.PredictFile)
 
 
 class StopRequested(Exception):
@@ -28,11 +31,11 @@ class Link:
         self._connection = connection
         self.stop: messages.StopReason | None = None
 
-    def receive_job(self) -> messages.JobFile:
+    def receive(self, kind: type[OrderT]) -> OrderT:
         """The first message; what follows it is read by a thread from here on."""
         order = messages.decode_order(self._connection.recv_bytes())
-        if not isinstance(order, messages.JobFile):
-            raise ValueError(f"the first message to a trainer must be a job. Received: {order.type}")
+        if not isinstance(order, kind):
+            raise ValueError(f"the first message must be a {kind.__name__}. Received: {order.type}")
         threading.Thread(target=self._listen, name="link", daemon=True).start()
         return order
 

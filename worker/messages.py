@@ -8,7 +8,8 @@
                  ◄────────────────────────────────────────────── Done(folder) | Stopped | Failed
 
 After one of the last three the trainer ends. If it ends without, the attempt was lost. The child that ingests a data
-set gets an `IngestFile`, and answers Progress, Warned, and one of Done, Refused (the file is bad) and Failed.
+set gets an `IngestFile`, and answers Progress, Warned, and one of Done, Refused (the file is bad) and Failed. The one
+that answers a data set gets a `PredictFile`, and says Started, Progress, and one of Answered and Failed.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from gammabeta.schemas.datasets import DatasetFormat, DatasetManifest
 from gammabeta.schemas.jobs import Progress as JobProgress
-from gammabeta.schemas.jobs import ResolvedTrainRequest
+from gammabeta.schemas.jobs import ResolvedPredictRequest, ResolvedTrainRequest
+from gammabeta.schemas.training import LossName
 
 MANIFEST = "manifest.json"
 """The file in which a finished ingestion hands over its `DatasetManifest`."""
@@ -96,6 +98,29 @@ class IngestFile(Message):
     scratch: Path
     """An empty folder of the attempt's own."""
     limits: IngestLimits
+
+
+class PredictFile(Message):
+    """One attempt to answer a split of a data set."""
+
+    type: Literal["predict"] = "predict"
+    job_id: str
+    fence: int
+    request: ResolvedPredictRequest
+    version: Path
+    """The folder that has all of the version but its weights, see `worker.results`."""
+    weights: Path
+    digest: str
+    """Of the batch-norm state."""
+    loss: LossName | None
+    """What the version was trained by, which its answers are measured by."""
+    manifest: DatasetManifest
+    arrays: dict[str, Path]
+    """The local file of each array of the manifest, by its sha256."""
+    scratch: Path
+    """A folder of the attempt's own."""
+    device: str = "cpu"
+    threads: int = Field(default=1, ge=1)
 
 
 class Stop(Message):
@@ -188,8 +213,20 @@ class Done(Message):
     path: Path
 
 
-Order: TypeAlias = JobFile | IngestFile | Stop
-Report: TypeAlias = Started | Progress | MetricsRow | Event | Warned | Checkpoint | Stopped | Failed | Refused | Done
+class Answered(Message):
+    """Every row is answered, and the file complete."""
+
+    type: Literal["answered"] = "answered"
+    path: Path
+    rows: int
+    metrics: dict[str, Any] | None
+    """By the targets of the rows; None where the model does not know them."""
+
+
+Order: TypeAlias = JobFile | IngestFile | PredictFile | Stop
+Report: TypeAlias = (
+    Started | Progress | MetricsRow | Event | Warned | Checkpoint | Stopped | Failed | Refused | Done | Answered
+)
 
 _ORDERS: TypeAdapter[Order] = TypeAdapter(Annotated[Order, Field(discriminator="type")])
 _REPORTS: TypeAdapter[Report] = TypeAdapter(Annotated[Report, Field(discriminator="type")])

@@ -1,4 +1,5 @@
-"""What the forkserver imports once, so that a trainer is forked with torch in memory: milliseconds, not seconds.
+"""What the forkserver imports once, so that a trainer or predictor is forked with torch in memory: milliseconds, not
+seconds. What a predictor needs besides, polars, it imports itself: its threads would not survive a fork either.
 
 The one module whose import does something, since a forkserver offers no other place: it binds the forkserver's life to
 the supervisor's. Nothing here may run an operation of torch: its thread pools do not survive a fork.

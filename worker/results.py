@@ -1,4 +1,5 @@
-"""The folder that a finished training hands over, written by the trainer, read by the supervisor. No torch here.
+"""The folder that a finished training hands over, written by the trainer, read by the supervisor; without its weights,
+the folder of a version that the supervisor hands to a child that predicts. No torch here.
 
 weights.safetensors   everything but gamma, beta and the moving statistics; renorm's own averages too
 state.safetensors     "<position>.gamma", "<position>.beta", "<position>.moving_mean", "<position>.moving_variance"
@@ -69,6 +70,11 @@ def write(folder: Path, *, weights: Mapping[str, Array], state: BatchNormState, 
     """Fill a folder; `worker.folders.complete` makes it one that is complete or not there."""
     save_file(dict(weights), folder / WEIGHTS)
     failpoints.reached(Failpoint.RESULT_PARTIAL)
+    describe(folder, state=state, result=result)
+
+
+def describe(folder: Path, *, state: BatchNormState, result: Result) -> None:
+    """Everything but the weights."""
     save_file(state_arrays(state), folder / STATE)
     (folder / RESULT).write_text(result.model_dump_json())
 

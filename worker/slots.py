@@ -1,6 +1,6 @@
 """Slots: a thread each, which takes a job, runs it to its end, and takes the next.
 
-train-0 … train-n   one for each GPU, or for each CPU rank where there is none
+train-0 … train-n   one for each GPU, or for each CPU rank where there is none: trainings, and predictions of data sets
 light               short work, so that a long training never blocks an upload
 """
 
@@ -20,6 +20,7 @@ from gammabeta.store import jobs
 from gammabeta.store.jobs import Claim
 from worker.attempts import Attempt, Surroundings
 from worker.ingestion_attempts import IngestionAttempt
+from worker.prediction_attempts import PredictionAttempt
 from worker.settings import WorkerSettings
 from worker.training_attempts import TrainingAttempt
 
@@ -123,8 +124,11 @@ class Slot(threading.Thread):
             attempt.clean()
 
     def _attempt_at(self, claim: Claim) -> Attempt:
-        if claim.kind == jobs.INGEST:
-            return IngestionAttempt(claim, self._around)
+        match claim.kind:
+            case jobs.INGEST:
+                return IngestionAttempt(claim, self._around)
+            case jobs.PREDICT:
+                return PredictionAttempt(claim, self._around, device=self.device)
         return TrainingAttempt(claim, self._around, device=self.device)
 
     def _give_up(self, attempt: Attempt, error: Exception) -> None:

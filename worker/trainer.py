@@ -25,7 +25,7 @@ def main(connection: Connection) -> None:
     logs.set_up()
     device.flush_denormals()
     link = Link(connection)
-    run_job(link.receive_job(), link)
+    run_job(link.receive(JobFile), link)
 
 
 def run_job(job: JobFile, link: Link) -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from gammabeta import failpoints, logs
-from gammabeta.errors import ArtifactCorrupt, NoSpace, NotReady
+from gammabeta.errors import NoSpace, NotReady
 from gammabeta.failpoints import Failpoint
-from gammabeta.schemas.datasets import DatasetManifest
 from gammabeta.schemas.jobs import ResolvedTrainRequest
-from gammabeta.store import datasets, publishing
+from gammabeta.store import publishing
 from gammabeta.store.engine import Session
 from gammabeta.store.jobs import Claim
 from worker import keeping, messages
 from worker.attempts import Attempt, Publish, Stop, Surroundings
 from worker.children import Child
+from worker.inputs import manifest_of
 from worker.publishing import publication
 
 log = logs.get(__name__)
@@ -28,16 +28,9 @@ class TrainingAttempt(Attempt):
     def start(self) -> Child:
         return self.around.children.trainer(self._device)
 
-    def _manifest(self) -> DatasetManifest:
-        with self.around.db.read() as session:
-            row = datasets.get(session, self.claim.project_id, self.claim.dataset_id or "")
-        manifest = datasets.manifest(row)
-        if manifest is None:
-            raise ArtifactCorrupt(f"The data set {row.id} must have been ingested. Its manifest is missing: upload it.")
-        return manifest
-
     def order(self) -> messages.JobFile:
-        manifest = self._manifest()
+        with self.around.db.read() as session:
+            manifest = manifest_of(session, self.claim)
         return messages.JobFile(
             job_id=self.claim.job_id,
             fence=self.claim.fence,

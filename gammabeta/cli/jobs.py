@@ -1,4 +1,4 @@
-"""`gammabeta jobs`, `gammabeta train` and `gammabeta workers`."""
+"""`gammabeta jobs`, `gammabeta train`, `gammabeta predict-dataset` and `gammabeta workers`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import Annotated, Any
 
 import typer
 import yaml
+from rich.console import RenderableType
 
 from gammabeta.cli import show
 from gammabeta.cli.options import AsJson, Limit, ListByDefault, Url, connect
 from gammabeta.client.client import Client
 from gammabeta.client.waiting import JobHandle
 from gammabeta.errors import MalformedRequest
-from gammabeta.schemas.jobs import Event
+from gammabeta.schemas.datasets import Split
+from gammabeta.schemas.jobs import AnswerFormat, DryRun, Event, Job, PredictDryRun
 
 
 class _Loader(yaml.SafeLoader):
@@ -29,7 +31,7 @@ app = typer.Typer(cls=ListByDefault, help="List, show, watch, pause and cancel j
 @app.command("list")
 def list_(
     status: Annotated[str | None, typer.Option(help="queued, running, succeeded, …")] = None,
-    kind: Annotated[str | None, typer.Option(help="train, …")] = None,
+    kind: Annotated[str | None, typer.Option(help="train, predict or ingest.")] = None,
     model: Annotated[str | None, typer.Option(help="Jobs of this model.")] = None,
     limit: Limit = 20,
     as_json: AsJson = False,
@@ -136,8 +138,8 @@ def train(
     request = read_job(file)
     with connect(url) as client:
         if dry_run:
-            planned = client.jobs.dry_run(request)
-            show.as_json(planned) if as_json else show.out(show.dry_run(planned))
+            planned: DryRun | PredictDryRun = client.jobs.dry_run(request)
+            show.as_json(planned) if as_json else show.out(_planned(planned))
             return
         handle = client.jobs.submit(request)
         if follow_:
@@ -148,13 +150,70 @@ def train(
             show.out(f"{handle.id} is {handle.job.status}. Follow it: gammabeta jobs wait {handle.id}")
 
 
+def _planned(planned: DryRun | PredictDryRun) -> RenderableType:
+    return show.dry_run(planned) if isinstance(planned, DryRun) else show.predict_dry_run(planned)
+
+
+def predict_dataset(
+    model: str,
+    dataset: str,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Where to save the answers. Default: predictions.FORMAT, here."),
+    ] = None,
+    split: Annotated[Split | None, typer.Option(help="Default: test where there is one, else train.")] = None,
+    format: Annotated[AnswerFormat | None, typer.Option(help="Default: from the ending of --output, or csv.")] = None,
+    version: Annotated[
+        str | None, typer.Option("--version", help="Default: the alias production, or else the newest.")
+    ] = None,
+    alias: Annotated[str | None, typer.Option(help="Predict with the version of this alias.")] = None,
+    max_seconds: Annotated[int | None, typer.Option(help="The longest that an attempt may run.")] = None,
+    wait: Annotated[bool, typer.Option(help="Wait for the answers, and save them.")] = True,
+    as_json: AsJson = False,
+    url: Url = None,
+) -> None:
+    """Answer every row of a data set into a csv or Parquet file."""
+    format = format or ("parquet" if output is not None and output.suffix.lower() == ".parquet" else "csv")
+    _check_folder(output)
+    with connect(url) as client:
+        handle = client.predict_dataset(
+            model, dataset, split=split, format=format, version=version, alias=alias, max_seconds=max_seconds
+        )
+        if not wait:
+            show.as_json(handle.job) if as_json else show.out(
+                f"{handle.id} is {handle.job.status}. Follow it: gammabeta jobs wait {handle.id}"
+            )
+            return
+        _wait(handle, quiet=as_json)
+        saved = handle.download(output)
+    show.as_json(handle.job) if as_json else show.out(show.answers(handle.job, saved))
+
+
+def _check_folder(output: Path | None) -> None:
+    """Before hours are computed for a file that has no place."""
+    if output is not None and not output.is_dir() and not output.absolute().parent.is_dir():
+        raise MalformedRequest(f"--output must be in a folder that exists. Received: {output}. Make the folder first.")
+
+
+@app.command()
+def download(
+    job: str,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A file or a folder. Default: its own name, here.")
+    ] = None,
+    url: Url = None,
+) -> None:
+    """Save the file that a job has made: the answers of a prediction."""
+    _check_folder(output)
+    with connect(url) as client:
+        handle = client.jobs.get(job)
+        saved = handle.download(output)
+    show.out(show.answers(handle.job, saved))
+
+
 def follow(client: Client, handle: JobHandle) -> None:
     """Wait with a progress bar; Ctrl-C leaves the job alone."""
-    try:
-        job = handle.wait(progress=True)
-    except KeyboardInterrupt:
-        show.note(f"The job goes on. Stop it: gammabeta jobs cancel {handle.id}")
-        raise
+    job = _wait(handle)
     for warning in job.warnings:
         show.note(f"warning: {warning.message} [{warning.code}]")
     if job.version:
@@ -162,9 +221,20 @@ def follow(client: Client, handle: JobHandle) -> None:
     report(client, handle)
 
 
+def _wait(handle: JobHandle, *, quiet: bool = False) -> Job:
+    try:
+        return handle.wait(progress=not quiet)
+    except KeyboardInterrupt:
+        show.note(f"The job goes on. Stop it: gammabeta jobs cancel {handle.id}")
+        raise
+
+
 def report(client: Client, handle: JobHandle) -> None:
-    """What a train job that succeeded has published: its scores, and the epoch of its weights."""
+    """What a job that succeeded has made: of a training its scores, and the epoch of its weights; of a prediction its
+    file."""
     job = handle.job
+    if job.result and "file" in job.result:
+        show.out(show.answers(job), f"Save it: gammabeta jobs download {job.id}")
     if not job.model or not job.version:
         return
     show.out("", show.scores(client.models.version(job.model, job.version).metrics))

@@ -41,6 +41,7 @@ app.add_typer(jobs.app, name="jobs")
 app.command()(jobs.workers)
 app.add_typer(models.app, name="models")
 app.command()(models.predict)
+app.command()(jobs.predict_dataset)
 app.add_typer(models.batchnorm_app, name="batchnorm")
 app.add_typer(admin.app, name="db")
 

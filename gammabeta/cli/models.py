@@ -27,6 +27,8 @@ app = typer.Typer(cls=ListByDefault, help="List and show models, and move their 
 batchnorm_app = typer.Typer(help="Look at the batch-norm state of a model.")
 
 ZIP = b"PK\x03\x04"
+IMAGES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
+"""How PNG and JPEG files begin."""
 
 AVersion = Annotated[str | None, typer.Option("--version", help="Default: the alias production, or else the newest.")]
 
@@ -89,7 +91,7 @@ def _plain(state: StoredState) -> dict[str, Any]:
 def predict(
     model: str,
     input: Annotated[
-        str, typer.Option("--input", "-i", help="JSON rows, a csv file, or an npz with x or x_test. '-': stdin.")
+        str, typer.Option("--input", "-i", help="JSON rows, a csv, an npz with x or x_test, or an image. '-': stdin.")
     ],
     version: AVersion = None,
     alias: Annotated[str | None, typer.Option(help="Predict with the version of this alias.")] = None,
@@ -117,6 +119,8 @@ def _rows(fitted: Callable[[], FittedPreprocessing], source: str) -> Rows:
         return _csv_rows(fitted(), data)
     if data.startswith(ZIP):
         return _npz_rows(data)
+    if data.startswith(IMAGES):
+        return [data]
     rows = _json_rows(data)
     if rows and all(isinstance(row, dict) for row in rows):
         _note_absent(fitted(), {name for row in rows for name in row})
@@ -135,7 +139,7 @@ def _json_rows(data: bytes) -> list[Any]:
         value = orjson.loads(data)
     except orjson.JSONDecodeError as exc:
         raise MalformedRequest(
-            f"--input must be JSON, an npz file, or a file that ends with .csv. Received: {exc}."
+            f"--input must be JSON, an npz, PNG or JPEG file, or a file that ends with .csv. Received: {exc}."
         ) from exc
     rows = value.get("instances") if isinstance(value, dict) else value
     if not isinstance(rows, list):

@@ -23,7 +23,17 @@ from gammabeta.client.predicting import Prediction
 from gammabeta.client.settings import ClientSettings
 from gammabeta.schemas.batchnorm import ARRAYS, LayerState
 from gammabeta.schemas.datasets import Dataset, Feature
-from gammabeta.schemas.jobs import DryRun, Event, Job, JobWarning, LayerRow, Message, Metrics
+from gammabeta.schemas.jobs import (
+    DryRun,
+    Event,
+    Job,
+    JobWarning,
+    LayerRow,
+    Message,
+    Metrics,
+    PredictDryRun,
+    Progress,
+)
 from gammabeta.schemas.models import Model, Version
 from gammabeta.schemas.workers import Worker
 
@@ -181,9 +191,7 @@ def job(shown: Job) -> RenderableType:
     more = {
         "error": f"{shown.error.code}: {shown.error.message}" if shown.error else None,
         "queue": f"number {shown.queue_position}" if shown.queue_position else None,
-        "progress": f"epoch {progress.epoch} of {progress.epochs}, step {progress.step:,} of {progress.steps:,}"
-        if progress and progress.steps
-        else None,
+        "progress": _progress(progress) if progress and progress.steps else None,
         "last epoch" if shown.status == "succeeded" else "metrics": "  ".join(
             f"{k} {v:.4f}" for k, v in progress.metrics.items()
         )
@@ -200,6 +208,41 @@ def job(shown: Job) -> RenderableType:
     }
     warnings = {f"warning {index}": remark(each) for index, each in enumerate(shown.warnings, start=1)}
     return _pairs(rows | more | warnings)
+
+
+def _progress(progress: Progress) -> str:
+    if not progress.epochs:
+        return f"row {progress.step:,} of {progress.steps:,}"
+    return f"epoch {progress.epoch} of {progress.epochs}, step {progress.step:,} of {progress.steps:,}"
+
+
+def answers(shown: Job, saved: Path | None = None) -> RenderableType:
+    """What a predict job has made, and where it was saved."""
+    result = shown.result or {}
+    metrics = result.get("metrics") or {}
+    return _pairs(
+        {
+            "answers": f"{result['rows']:,} rows of {result['split']}, {_count(result['bytes'], 'byte')}, "
+            f"sha256 {result['sha256'][:12]}…",
+            "by": f"{result['model']} version {result['version']}",
+            "metrics": "  ".join(f"{name} {metrics[name]:.4f}" for name in SCORES if name in metrics) or None,
+            "file": None if saved is None else str(saved),
+        }
+    )
+
+
+def predict_dry_run(shown: PredictDryRun) -> RenderableType:
+    """What a predict job would do."""
+    request = shown.request
+    return _pairs(
+        {
+            "by": f"{request.model} version {request.version}",
+            "rows": f"{shown.rows:,} of {request.split} of {request.dataset}",
+            "columns": ", ".join(shown.columns),
+            "not read": ", ".join(shown.unused) or None,
+            "metrics": "yes" if shown.measured else "no: the model does not know the targets",
+        }
+    )
 
 
 def remark(shown: JobWarning | Message) -> Text:

@@ -24,6 +24,8 @@ from gammabeta.client.resources import Datasets, Jobs, Models, workers
 from gammabeta.client.settings import ClientSettings
 from gammabeta.client.waiting import JobHandle
 from gammabeta.errors import GammabetaError
+from gammabeta.schemas.datasets import Split
+from gammabeta.schemas.jobs import AnswerFormat
 from gammabeta.schemas.networks import NetworkSpec
 from gammabeta.schemas.preprocessing import PreprocessingSpec
 from gammabeta.schemas.training import TrainingSpec
@@ -109,12 +111,47 @@ class Client:
     def predict(
         self, model: str, instances: Rows, *, version: str | int | None = None, alias: str | None = None
     ) -> Prediction:
-        """Predict rows of raw values: an array, lists, or a list of objects by column name. Many rows go in chunks.
+        """Predict rows of raw values: an array, lists, a list of objects by column name, or a list of PNG and JPEG
+        files as bytes or `Path`s. Many rows go in chunks.
 
         Args:
             version, alias: neither: the alias `production`, or else the newest version.
         """
         return predict(self._connection, model, instances, version=version, alias=alias)
+
+    def predict_dataset(
+        self,
+        model: str,
+        dataset: str,
+        *,
+        split: Split | None = None,
+        format: AnswerFormat = "csv",
+        version: str | int | None = None,
+        alias: str | None = None,
+        priority: int = 0,
+        max_seconds: int | None = None,
+        metadata: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
+    ) -> JobHandle:
+        """Submit a job that answers every row of a data set into a file: `job.wait()`, then `job.download(path)`.
+
+        Args:
+            split: None: `test` where the data set has one, else `train`.
+            version, alias: neither: the alias `production`, or else the newest version.
+        """
+        request = {
+            "kind": "predict",
+            "model": model,
+            "version": None if version is None else str(version),
+            "alias": alias,
+            "dataset": dataset,
+            "split": split,
+            "format": format,
+            "priority": priority,
+            "max_seconds": max_seconds,
+            "metadata": dict(metadata or {}),
+        }
+        return self.jobs.submit(request, idempotency_key=idempotency_key)
 
     def workers(self) -> list[Worker]:
         """The workers that run jobs, the oldest first; `silent` marks one that has not been heard of for a lease."""

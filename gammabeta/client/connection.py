@@ -9,11 +9,14 @@ A request may be repeated when it is a GET or PUT, carries an Idempotency-Key, o
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, TypeAlias, TypeVar
+from uuid import uuid4
 
 import httpx
 from pydantic import BaseModel, ValidationError
@@ -26,6 +29,7 @@ from gammabeta.errors import (
     NotReady,
     ServiceFault,
     ServiceUnreachable,
+    TooLargeToServe,
 )
 
 Body: TypeAlias = bytes | Path
@@ -39,6 +43,7 @@ FIRST_PAUSE = 0.1
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
+T = TypeVar("T")
 AnswerT = TypeVar("AnswerT", bound=BaseModel)
 
 
@@ -87,10 +92,14 @@ class Connection:
         """
         may_repeat = method in ("GET", "PUT") if repeatable is None else repeatable
         present = {key: value for key, value in (params or {}).items() if value is not None}
+        send = partial(self._send, method, path, present, body, headers)
+        return self._persistently(send, may_repeat=may_repeat, attempts=attempts)
+
+    def _persistently(self, send: Callable[[], T], *, may_repeat: bool, attempts: int = ATTEMPTS) -> T:
         attempt = 1
         while True:
             try:
-                return self._send(method, path, present, body, headers)
+                return send()
             except GammabetaError as error:
                 if attempt >= attempts or not _worth_another(error, may_repeat):
                     raise
@@ -113,6 +122,40 @@ class Connection:
         """GET an answer of a known shape."""
         return parse(shape, self.request("GET", path, params=params))
 
+    def download(self, path: str, target: Path, *, sha256: str) -> None:
+        """GET a file, streamed to the disk. It has its name once all of it is there, and its bytes have this hash.
+
+        Raises:
+            ServiceFault: they have another one.
+            OSError: the file cannot be written.
+        """
+        partly = target.with_name(f".{target.name}.{uuid4().hex[:8]}.part")
+        try:
+            received = self._persistently(partial(self._fetch, path, partly), may_repeat=True)
+            if received != sha256:
+                raise ServiceFault(
+                    f"GET {path} must answer bytes with the sha256 {sha256}. Received: {received}. Ask again, and look "
+                    "for what stands between here and the service."
+                )
+            partly.replace(target)
+        finally:
+            partly.unlink(missing_ok=True)
+
+    def _fetch(self, path: str, target: Path) -> str:
+        """The sha256 of what came."""
+        hashed = hashlib.sha256()
+        try:
+            with self._http.stream("GET", path) as response, target.open("wb") as file:
+                if not response.is_success:
+                    response.read()
+                    raise failures.of(response)
+                for chunk in response.iter_bytes():
+                    hashed.update(chunk)
+                    file.write(chunk)
+        except httpx.RequestError as exc:
+            raise failures.unreachable(exc, self.url) from exc
+        return hashed.hexdigest()
+
     @contextmanager
     def lines(self, path: str, *, headers: Mapping[str, str]) -> Iterator[Iterator[str]]:
         """The lines of an answer, as they come."""
@@ -129,7 +172,7 @@ class Connection:
 def _worth_another(error: GammabetaError, may_repeat: bool) -> bool:
     if isinstance(error, ServiceUnreachable):
         return may_repeat or isinstance(error.__cause__, _NEVER_SENT)
-    return may_repeat and isinstance(error, NotReady) and not isinstance(error, ArtifactCorrupt)
+    return may_repeat and isinstance(error, NotReady) and not isinstance(error, ArtifactCorrupt | TooLargeToServe)
 
 
 def parse(shape: type[AnswerT], response: httpx.Response) -> AnswerT:

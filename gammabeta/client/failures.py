@@ -18,6 +18,7 @@ from gammabeta.schemas.problems import Problem, shortened
 _BY_STATUS: dict[int, type[GammabetaError]] = {
     400: errors.MalformedRequest,
     404: errors.NotFound,
+    406: errors.NotAcceptable,
     409: errors.Conflict,
     413: errors.TooLarge,
     415: errors.UnsupportedMediaType,

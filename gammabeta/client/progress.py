@@ -82,6 +82,8 @@ def panel(job: Job) -> RenderableType:
 
 
 def _place(job: Job, progress: Progress) -> str:
+    if job.status == "running" and progress.steps and not progress.epochs:
+        return f"row {progress.step:,}/{progress.steps:,}"
     if job.status != "running" or not progress.epochs:
         return job.status
     return f"epoch {progress.epoch}/{progress.epochs}"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar, overload
 from urllib.parse import quote
 from uuid import uuid4
+from zipfile import BadZipFile, ZipFile
 
 import orjson
 from numpy.typing import ArrayLike
@@ -18,16 +20,22 @@ from gammabeta.client.arrays import StoredState, npz_file, state_of
 from gammabeta.client.connection import Body, Connection, Params, not_understood, parse
 from gammabeta.client.waiting import JobHandle, ask, polled
 from gammabeta.errors import DatasetInvalid, InvalidRequest
-from gammabeta.schemas.datasets import Dataset, Preview
-from gammabeta.schemas.jobs import DryRun, Job, TrainRequest
+from gammabeta.schemas.datasets import Dataset, DatasetFormat, Preview
+from gammabeta.schemas.jobs import DryRun, Job, PredictDatasetRequest, PredictDryRun, TrainRequest
 from gammabeta.schemas.models import Alias, BatchNormAnswer, Model, Served, Version
 from gammabeta.schemas.problems import shortened
 from gammabeta.schemas.workers import Worker
 
 Data: TypeAlias = str | Path | bytes | tuple[ArrayLike, ArrayLike] | Mapping[str, ArrayLike]
 """A file, its bytes, `(x, y)`, or arrays by the names that an npz of the service has (`x_train`, `y_train`, …)."""
+Submission: TypeAlias = TrainRequest | PredictDatasetRequest
 Order: TypeAlias = Literal["asc", "desc"]
 
+NOT_OF_CSV: dict[DatasetFormat, str] = {
+    "npz": "the arrays of an npz file are named x and y",
+    "image_zip": "the classes of images are the names of their folders",
+}
+"""What stands in for the options of csv in the other formats."""
 PAGE = 100
 JSON = {"Content-Type": "application/json"}
 
@@ -45,7 +53,7 @@ class Datasets:
         data: Data,
         *,
         name: str | None = None,
-        format: Literal["csv", "npz"] | None = None,
+        format: DatasetFormat | None = None,
         target: str | None = None,
         test_fraction: float | None = None,
         seed: int | None = None,
@@ -73,8 +81,8 @@ class Datasets:
             TimeoutError: it was not read within `timeout` seconds (with `wait`).
         """
         format = format or _format_of(data)
-        if format == "npz":
-            _refuse_for_npz(target=target, categorical=categorical, ignore=ignore)
+        if format in NOT_OF_CSV:
+            _refuse_options_of_csv(NOT_OF_CSV[format], target=target, categorical=categorical, ignore=ignore)
         params: Params = {
             "name": None if test_of else name or _name_of(data),
             "format": format,
@@ -137,7 +145,7 @@ class Jobs:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def submit(self, request: TrainRequest | Mapping[str, Any], *, idempotency_key: str | None = None) -> JobHandle:
+    def submit(self, request: Submission | Mapping[str, Any], *, idempotency_key: str | None = None) -> JobHandle:
         """Put a job into the queue. Without a key one is made, so that a submission whose answer was lost is not run
         twice."""
         response = self._connection.request(
@@ -145,12 +153,23 @@ class Jobs:
         )
         return JobHandle(self._connection, parse(Job, response))
 
-    def dry_run(self, request: TrainRequest | Mapping[str, Any]) -> DryRun:
-        """What a submission would do: the resolved request, the layer table, remarks."""
+    @overload
+    def dry_run(self, request: TrainRequest) -> DryRun: ...
+
+    @overload
+    def dry_run(self, request: PredictDatasetRequest) -> PredictDryRun: ...
+
+    @overload
+    def dry_run(self, request: Mapping[str, Any]) -> DryRun | Any: ...
+
+    def dry_run(self, request: Submission | Mapping[str, Any]) -> DryRun | PredictDryRun:
+        """What a submission would do: the resolved request; of a training the layer table and remarks, of a prediction
+        its rows and columns."""
         response = self._connection.request(
             "POST", "/v1/jobs", params={"dry_run": True}, body=_json(request), headers=JSON, repeatable=True
         )
-        return parse(DryRun, response)
+        kind = request.get("kind") if isinstance(request, Mapping) else request.kind
+        return parse(PredictDryRun, response) if kind == "predict" else parse(DryRun, response)
 
     def get(self, job: str) -> JobHandle:
         return JobHandle(self._connection, self._connection.read(Job, _path("jobs", job)))
@@ -266,8 +285,8 @@ def _keyed(key: str | None) -> dict[str, str]:
     return {"Idempotency-Key": key or uuid4().hex}
 
 
-def _json(request: TrainRequest | Mapping[str, Any]) -> bytes:
-    return _dumped(request.model_dump(mode="json") if isinstance(request, TrainRequest) else dict(request))
+def _json(request: Submission | Mapping[str, Any]) -> bytes:
+    return _dumped(dict(request) if isinstance(request, Mapping) else request.model_dump(mode="json"))
 
 
 def _dumped(value: dict[str, Any]) -> bytes:
@@ -311,17 +330,15 @@ def _name_of(data: Data) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(data).stem).lstrip("._-")[:64] or "dataset"
 
 
-def _refuse_for_npz(**options: str | Sequence[str] | None) -> None:
+def _refuse_options_of_csv(instead: str, **options: str | Sequence[str] | None) -> None:
     for name, value in options.items():
         if value:
-            raise InvalidRequest.of(
-                name, "is for csv files. Leave it out: the arrays of an npz file are named x and y", value
-            )
+            raise InvalidRequest.of(name, f"is for csv files. Leave it out: {instead}", value)
 
 
-def _format_of(data: Data) -> Literal["csv", "npz"]:
+def _format_of(data: Data) -> DatasetFormat:
     if isinstance(data, bytes):
-        return "npz" if data.startswith(b"PK") else "csv"
+        return _format_of_bytes(data)
     if not isinstance(data, str | Path):
         return "npz"
     match Path(data).suffix.lower():
@@ -329,4 +346,18 @@ def _format_of(data: Data) -> Literal["csv", "npz"]:
             return "csv"
         case ".npz":
             return "npz"
-    raise InvalidRequest.of("format", 'must be "csv" or "npz" where the file\'s name does not say it.', str(data))
+        case ".zip":
+            return "image_zip"
+    formats = '"csv", "npz" or "image_zip"'
+    raise InvalidRequest.of("format", f"must be {formats} where the file's name does not say it.", str(data))
+
+
+def _format_of_bytes(data: bytes) -> DatasetFormat:
+    """An npz file is a zip too, of arrays alone. A zip that cannot be read is sent, and the service says why not."""
+    if not data.startswith(b"PK"):
+        return "csv"
+    try:
+        with ZipFile(BytesIO(data)) as archive:
+            return "npz" if all(name.endswith(".npy") for name in archive.namelist()) else "image_zip"
+    except BadZipFile:
+        return "npz"

@@ -8,13 +8,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TypeVar
 
 from pydantic import ValidationError
 
 from gammabeta.client.connection import Connection, parse
 from gammabeta.client.progress import display
-from gammabeta.errors import JobFailed, NotReady, ServiceFault, ServiceUnreachable
+from gammabeta.errors import JobFailed, NotReady, ServiceFault, ServiceUnreachable, WrongState
 from gammabeta.schemas.jobs import Event, Job, Metrics
 
 SeenT = TypeVar("SeenT")
@@ -97,6 +98,30 @@ class JobHandle:
     def _ask(self, verb: str) -> Job:
         self.job = ask(self._connection, self.path, verb)
         return self.job
+
+    def download(self, path: str | Path | None = None) -> Path:
+        """Save the file that the job has made, once it has succeeded.
+
+        Args:
+            path: a file, or a folder to put it in. None: its own name, here.
+
+        Returns:
+            Where it is. It is complete, and has the hash that the job's result says.
+
+        Raises:
+            WrongState: the job has no file, or not yet.
+        """
+        result = (self.job if self.job.status in TERMINAL else self.refresh()).result or {}
+        if "file" not in result:
+            raise WrongState(
+                f"A job must have made a file. Received: a job of kind {self.job.kind} that is {self.job.status}. "
+                "A job of kind predict makes one, and has it when it has succeeded."
+            )
+        file = str(result["file"])
+        target = Path(path) if path is not None else Path()
+        target = target / file.rpartition("/")[2] if target.is_dir() else target
+        self._connection.download(file, target, sha256=str(result["sha256"]))
+        return target
 
     def metrics(self, names: Sequence[str] = (), *, max_points: int | None = None) -> Metrics:
         """The series by step and epoch; without `names`, all of them."""

@@ -15,10 +15,20 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, JsonValue, Tag, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    JsonValue,
+    Tag,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from gammabeta.schemas.base import Answer, Count, Name, Request, not_supported, refuse_not_yet
+from gammabeta.schemas.datasets import Split
 from gammabeta.schemas.networks import LayersNetwork, NetworkSpec
 from gammabeta.schemas.preprocessing import PreprocessingSpec
 from gammabeta.schemas.training import TrainingSpec
@@ -60,6 +70,19 @@ class Resources(Request):
 MAX_SECONDS = 30 * 86_400
 """The longest limit of an attempt: 30 days."""
 
+
+def _short(value: dict[str, str]) -> dict[str, str]:
+    for key, text in value.items():
+        if not 1 <= len(key) <= 64 or len(text) > 512:
+            raise PydanticCustomError("metadata", "keys must have 1 to 64 characters, values at most 512")
+    return value
+
+
+DatasetWord: TypeAlias = Annotated[str, Field(min_length=1, max_length=64)]
+Priority: TypeAlias = Annotated[Count, Field(ge=-1_000, le=1_000)]
+Seconds: TypeAlias = Annotated[Count, Field(ge=1, le=MAX_SECONDS)]
+Metadata: TypeAlias = Annotated[dict[str, str], Field(max_length=32), AfterValidator(_short)]
+
 EXAMPLE: dict[str, JsonValue] = {
     "kind": "train",
     "dataset": "digits",
@@ -82,19 +105,19 @@ class TrainRequest(Request):
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
 
     kind: Literal["train"] = "train"
-    dataset: str = Field(min_length=1, max_length=64)
+    dataset: DatasetWord
     """The id (`ds_…`) or the name of a data set."""
     model: Name
     network: NetworkSpec
     preprocessing: PreprocessingSpec = PreprocessingSpec()
     training: TrainingSpec = TrainingSpec()
     resources: Resources = Resources()
-    priority: Count = Field(default=0, ge=-1_000, le=1_000)
+    priority: Priority = 0
     """Higher goes first."""
-    max_seconds: Count | None = Field(default=None, ge=1, le=MAX_SECONDS)
+    max_seconds: Seconds | None = None
     """The longest that an attempt may run. Beyond it the job fails with `deadline_exceeded` and keeps its checkpoints,
     from which a retry goes on. None: as long as it takes."""
-    metadata: dict[str, str] = Field(default_factory=dict, max_length=32)
+    metadata: Metadata = Field(default_factory=dict)
 
     NOT_YET: ClassVar[frozenset[str]] = frozenset({"init_from", "freeze_batch_norm"})
 
@@ -103,21 +126,38 @@ class TrainRequest(Request):
     def _refuse_not_yet(cls, value: Any) -> Any:
         return refuse_not_yet(value, cls.NOT_YET, "a train job")
 
-    @field_validator("metadata")
-    @classmethod
-    def _short(cls, value: dict[str, str]) -> dict[str, str]:
-        for key, text in value.items():
-            if not 1 <= len(key) <= 64 or len(text) > 512:
-                raise PydanticCustomError("metadata", "keys must have 1 to 64 characters, values at most 512")
-        return value
+
+AnswerFormat: TypeAlias = Literal["csv", "parquet"]
 
 
-KINDS_NOT_YET = frozenset({"evaluate", "predict", "recalibrate", "compare", "export"})
+class PredictDatasetRequest(Request):
+    """Answer every row of a split of `dataset` by a version of `model`, into a file."""
+
+    kind: Literal["predict"] = "predict"
+    model: Name
+    version: str | None = Field(default=None, max_length=64)
+    """None, and no alias: that of the alias `production`, or else the newest. Which it is, is settled when the job is
+    submitted."""
+    alias: str | None = Field(default=None, max_length=64)
+    dataset: DatasetWord
+    """The id (`ds_…`) or the name of a data set."""
+    split: Split | None = None
+    """None: `test` where the data set has one, else `train`."""
+    format: AnswerFormat = "csv"
+    priority: Priority = 0
+    """Higher goes first."""
+    max_seconds: Seconds | None = None
+    """The longest that an attempt may run. Beyond it the job fails with `deadline_exceeded`; a retry begins anew. None:
+    as long as it takes."""
+    metadata: Metadata = Field(default_factory=dict)
+
+
+KINDS_NOT_YET = frozenset({"evaluate", "recalibrate", "compare", "export"})
 
 
 def _refuse_kinds_not_yet(value: Any) -> Any:
     if isinstance(value, dict) and isinstance(value.get("kind"), str) and value["kind"] in KINDS_NOT_YET:
-        raise not_supported(f"a job of kind '{value['kind']}'", 'Write "kind": "train".', key="kind")
+        raise not_supported(f"a job of kind '{value['kind']}'", 'Write "kind": "train" or "predict".', key="kind")
     return value
 
 
@@ -127,8 +167,12 @@ def _job_kind(value: Any) -> str | None:
 
 
 JobRequest: TypeAlias = Annotated[
-    Annotated[TrainRequest, Tag("train")],
-    Discriminator(_job_kind, custom_error_type="kind", custom_error_message='must be an object with "kind": "train"'),
+    Annotated[TrainRequest, Tag("train")] | Annotated[PredictDatasetRequest, Tag("predict")],
+    Discriminator(
+        _job_kind,
+        custom_error_type="kind",
+        custom_error_message='must be an object with "kind": "train" or "kind": "predict"',
+    ),
     BeforeValidator(_refuse_kinds_not_yet),
 ]
 
@@ -149,10 +193,32 @@ class ResolvedTrainRequest(Answer):
     metadata: dict[str, str]
 
 
+class ResolvedPredictRequest(Answer):
+    """A predict request with every name resolved: what runs, and what is shown and stored. Moving an alias, or
+    publishing a newer version, changes nothing of it."""
+
+    kind: Literal["predict"] = "predict"
+    model: str
+    version: str
+    dataset: str
+    """Always the id."""
+    split: Split
+    format: AnswerFormat
+    priority: int
+    max_seconds: int | None = None
+    metadata: dict[str, str]
+
+    @property
+    def file(self) -> str:
+        """The name of the file of answers."""
+        return f"predictions.{self.format}"
+
+
 class Progress(Answer):
     """How far a running job is."""
 
     step: int = 0
+    """predict: the rows that were answered."""
     steps: int = 0
     epoch: int = 0
     """The epoch under way, from 1."""
@@ -195,7 +261,9 @@ class Job(Answer):
     dataset: str | None = None
     device: str | None = None
     result: dict[str, Any] | None = None
-    """train: `metrics` of the published version by split, in single numbers."""
+    """train: `metrics` of the published version by split, in single numbers. predict: the file of answers, by its
+    address `file`, `format`, `bytes`, `sha256` and `rows`; `model`, `version`, `batchnorm_digest`, `dataset` and
+    `split`, by which it came about; and `metrics` in single numbers, None where the model does not know the targets."""
     error: JobError | None = None
     warnings: tuple[JobWarning, ...] = ()
     metadata: dict[str, str] = {}
@@ -240,6 +308,19 @@ class DryRun(Answer):
     """Estimated: parameters, gradients, optimizer and the activations of one batch."""
     steps: int
     messages: tuple[Message, ...]
+
+
+class PredictDryRun(Answer):
+    """What a submission of a predict job would do, without doing it."""
+
+    request: ResolvedPredictRequest
+    rows: int
+    columns: tuple[str, ...]
+    """Of the file of answers, in their order."""
+    unused: tuple[str, ...]
+    """Columns of the data set that the model does not read."""
+    measured: bool
+    """Whether the result will have metrics: the model knows every class of the target, or both are numbers."""
 
 
 class Event(Answer):

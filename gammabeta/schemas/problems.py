@@ -133,8 +133,8 @@ LAYER_TAGS = frozenset(
 """The types of layers."""
 _ARITY = frozenset({"one", "many"})
 _TAGS = {
-    "": frozenset({"body", "train"}),
-    "body": frozenset({"train"}),
+    "": frozenset({"body", "train", "predict"}),
+    "body": frozenset({"train", "predict"}),
     "network": frozenset({"layers", "mlp", "cnn", "resnet"}),
     "batch_norm": frozenset({"everywhere", "each", "options"}),
     "optimizer": frozenset({"adam", "adamw", "rmsprop", "sgd"}),

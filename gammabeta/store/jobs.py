@@ -36,6 +36,9 @@ JOBS = leases.JOBS
 INGEST = "ingest"
 """The kind of job that reads an uploaded file."""
 
+PREDICT = "predict"
+"""The kind of job that answers a data set into a file."""
+
 MAX_PAUSE_MS = 300_000
 """The longest pause before a lost or failed attempt is repeated."""
 

@@ -50,6 +50,7 @@ _SHOW_VERSION = (
     .where(_JOBS.c.id == bindparam("its_job_id"))
     .values(version=bindparam("its_number"), model=bindparam("named"), result=bindparam("shown"))
 )
+_SHOW_RESULT = update(_JOBS).where(_JOBS.c.id == bindparam("its_job_id")).values(result=bindparam("shown"))
 _MOVE_REVISION = (
     update(_PROJECTS).where(_PROJECTS.c.id == bindparam("project")).values(revision=_PROJECTS.c.revision + 1)
 )
@@ -108,10 +109,12 @@ def _columns(publication: Publication) -> dict[str, Any]:
 
 def _brief(metrics: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """What a version can do, in single numbers: the progress of a job that stopped early is of another epoch."""
-    return {
-        split: {name: value for name, value in values.items() if isinstance(value, int | float)}
-        for split, values in metrics.items()
-    }
+    return {split: single_numbers(values) for split, values in metrics.items()}
+
+
+def single_numbers(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Without those that are of classes, and those that could not be computed."""
+    return {name: value for name, value in metrics.items() if isinstance(value, int | float)}
 
 
 def publish_dataset(session: Session, *, job_id: str, fence: int, dataset_id: str, manifest: DatasetManifest) -> bool:
@@ -126,6 +129,17 @@ def publish_dataset(session: Session, *, job_id: str, fence: int, dataset_id: st
         .execution_options(synchronize_session=False)
     )
     data = {"outcome": "success", "dataset": dataset_id}
+    events.record(session, job_id=job_id, fence=fence, type="succeeded", data=data)
+    return True
+
+
+def publish_file(session: Session, *, job_id: str, fence: int, result: dict[str, Any]) -> bool:
+    """Let the job have a file, which is a blob already; `result` names it by its `sha256`. False: the fence is lost, or
+    the job is being cancelled, and nothing was written."""
+    if _succeed(session, job_id, fence) is None:
+        return False
+    session.execute(_SHOW_RESULT, {"its_job_id": job_id, "shown": result})
+    data = {"outcome": "success", **{key: result[key] for key in ("file", "rows", "bytes", "sha256")}}
     events.record(session, job_id=job_id, fence=fence, type="succeeded", data=data)
     return True
 

@@ -1,4 +1,4 @@
-"""Jobs: submitted, looked at, followed, cancelled, paused, resumed and retried."""
+"""Jobs: submitted, looked at, followed, cancelled, paused, resumed and retried; and the files that they made."""
 
 from __future__ import annotations
 
@@ -7,34 +7,30 @@ import re
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query
-from fastapi.responses import Response, StreamingResponse
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from fastapi.responses import FileResponse, Response, StreamingResponse
+from pydantic import ConfigDict, Field, field_validator
 
 from gammabeta import failpoints
-from gammabeta.errors import InvalidRequest, WrongState
+from gammabeta.errors import InvalidRequest, NotFound, WrongState
 from gammabeta.failpoints import Failpoint
 from gammabeta.schemas.base import Name
 from gammabeta.schemas.base import Request as Schema
-from gammabeta.schemas.datasets import DatasetManifest
 from gammabeta.schemas.jobs import (
     DryRun,
     Event,
     Job,
-    JobRequest,
     JobState,
     JobStatus,
-    Lane,
     Metrics,
+    PredictDryRun,
+    ResolvedPredictRequest,
     Series,
-    TrainRequest,
 )
-from gammabeta.schemas.problems import invalid
-from gammabeta.schemas.resolution import Resolved, memory_bytes, resolve
-from gammabeta.schemas.resolution import dry_run as dry_run_of
-from gammabeta.store import datasets, events, jobs, listing
+from gammabeta.store import events, jobs, listing
 from gammabeta.store.engine import Session
-from gammabeta.store.tables import DEFAULT_PROJECT, DatasetRow, JobRow
-from service.dependencies import OWNER, Context, Ctx, IdempotencyKey, JsonBody, Named, canonical
+from gammabeta.store.tables import DEFAULT_PROJECT, JobRow
+from service import submissions
+from service.dependencies import Context, Ctx, IdempotencyKey, JsonBody, Named, canonical
 from service.events import as_sse, stream
 from service.pages import Page, PageQuery, page_of
 from service.replays import accepted, given, once
@@ -44,7 +40,8 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 EVENTS_AT_ONCE = 1_000
 WHOLE_HISTORY = 100_000
 EVENT_STREAM = "text/event-stream"
-_REQUEST: TypeAdapter[TrainRequest] = TypeAdapter(JobRequest)
+FILES = {"predictions.csv": "text/csv; charset=utf-8", "predictions.parquet": "application/vnd.apache.parquet"}
+"""The media type of each."""
 _METADATA = re.compile(r"metadata\[([^\[\]]{1,64})\]")
 
 
@@ -106,21 +103,23 @@ class MetricsQuery(Schema):
     """Of each series: more are thinned evenly, the first and the last kept."""
 
 
-@router.post("", status_code=202, response_model=Job, responses={200: {"model": DryRun}})
+@router.post("", status_code=202, response_model=Job, responses={200: {"model": DryRun | PredictDryRun}})
 def submit_job(
     context: Ctx, body: JsonBody, query: Annotated[SubmitQuery, Query()], idempotency_key: IdempotencyKey = None
 ) -> Response:
-    """Queue a job. With `dry_run=true` nothing is queued: the answer is the request with every `auto` resolved, the
-    table of layers, and remarks."""
-    request = _validated(body)
+    """Queue a job. With `dry_run=true` nothing is queued: the answer is the request with every `auto` and every name
+    resolved, and of a training the table of layers, and remarks."""
+    request = submissions.validated(body)
     if query.dry_run:
-        return Response(_dry_run(context, request).model_dump_json(), media_type="application/json")
+        with context.database.read() as session:
+            planned = submissions.dry_run(session, context.settings, request)
+        return Response(planned.model_dump_json(), media_type="application/json")
     digest = hashlib.sha256(b"POST /v1/jobs\n" + canonical(body)).hexdigest()
     with context.database.read() as session:
         answer = given(session, idempotency_key, digest)
         if answer is not None:
             return _accepted(answer)
-        new = _new_job(context, session, request)
+        new = submissions.new_job(session, context.settings, request)
     with context.database.write() as session:
         answer = once(session, idempotency_key, digest, lambda: _submit(context, session, new))
         failpoints.reached(Failpoint.SUBMIT_BEFORE_COMMIT)
@@ -229,66 +228,58 @@ def job_metrics(job_id: Named, context: Ctx, query: Annotated[MetricsQuery, Quer
     return metrics.model_copy(update={"series": thinned})
 
 
+@router.get(
+    "/{job_id}/files/{name}",
+    response_class=FileResponse,
+    responses={
+        200: {
+            "content": {
+                media_type.partition(";")[0]: {"schema": {"type": "string", "format": "binary"}}
+                for media_type in FILES.values()
+            }
+        }
+    },
+)
+def get_job_file(
+    job_id: Named,
+    name: Named,
+    context: Ctx,
+    if_none_match: Annotated[str, Header(include_in_schema=False)] = "",
+) -> Response:
+    """A file that the job has made, once it has succeeded: of a predict job `predictions.csv` or `predictions.parquet`,
+    as its `result` says. The ETag is the sha256 of the bytes; a Range of them may be asked for."""
+    with context.database.read() as session:
+        sha256 = _file(jobs.get(session, DEFAULT_PROJECT, job_id), name)
+    # The bytes behind this name never change.
+    headers = {"ETag": f'"{sha256}"', "Cache-Control": "private, max-age=31536000, immutable"}
+    if headers["ETag"] in (each.strip().removeprefix("W/") for each in if_none_match.split(",")):
+        return Response(status_code=304, headers=headers)
+    return FileResponse(context.blobs.verify(sha256), headers=headers, media_type=FILES[name], filename=name)
+
+
+def _file(row: JobRow, name: str) -> str:
+    """The sha256 of the job's file.
+
+    Raises:
+        NotFound: there is none of this name, or not yet.
+    """
+    made = ResolvedPredictRequest.model_validate(row.request).file if row.kind == jobs.PREDICT else None
+    if made is None or made != name:
+        there = f"It makes {made}." if made else f"A job of kind '{row.kind}' makes none."
+        raise NotFound(f"The job {row.id} has no file '{name}'. {there}")
+    if row.state != JobState.SUCCEEDED or row.result is None:
+        raise NotFound(f"The job {row.id} has no file yet: it must have succeeded, and is {row.state}.")
+    return str(row.result["sha256"])
+
+
 def _refuse_queued(session: Session, job_id: str) -> None:
     if jobs.get(session, DEFAULT_PROJECT, job_id).state == JobState.QUEUED:
         raise WrongState("To pause a job, it must be running. This one is queued: wait until it runs, or cancel it.")
 
 
-def _validated(body: Any) -> TrainRequest:
-    try:
-        return _REQUEST.validate_python(body)
-    except ValidationError as exc:
-        raise invalid(exc) from exc
-
-
-def _dry_run(context: Context, request: TrainRequest) -> DryRun:
-    with context.database.read() as session:
-        row, manifest = _ready_dataset(session, request.dataset)
-    return dry_run_of(_resolved(context, request, row, manifest), manifest)
-
-
-def _resolved(context: Context, request: TrainRequest, row: DatasetRow, manifest: DatasetManifest) -> Resolved:
-    """The request that can run, if a worker's memory may be taken to hold it."""
-    resolved, limit = resolve(request, dataset_id=row.id, manifest=manifest), context.settings.max_job_memory_bytes
-    needed = memory_bytes(resolved.plan, request.training, manifest)
-    if needed > limit:
-        message = (
-            f"must need at most {limit / 1e9:,.0f} GB to train, as estimated. Write a smaller batch_size or network, "
-            "or raise GAMMABETA_MAX_JOB_MEMORY_BYTES."
-        )
-        raise InvalidRequest.of("network", message, f"{needed / 1e9:,.0f} GB")
-    return resolved
-
-
-def _new_job(context: Context, session: Session, request: TrainRequest) -> jobs.NewJob:
-    dataset, manifest = _ready_dataset(session, request.dataset)
-    resolved = _resolved(context, request, dataset, manifest).request
-    return jobs.NewJob(
-        project_id=DEFAULT_PROJECT,
-        owner_id=OWNER,
-        kind=resolved.kind,
-        lane=Lane.TRAIN,
-        devices=resolved.resources.devices,
-        priority=resolved.priority,
-        request=resolved.model_dump(mode="json"),
-        model=resolved.model,
-        dataset_id=dataset.id,
-        metadata=resolved.metadata,
-    )
-
-
 def _submit(context: Context, session: Session, new: jobs.NewJob) -> dict[str, Any]:
     row = jobs.submit(session, new, limits=context.settings.queue_limits)
     return _shown(session, row).model_dump(mode="json")
-
-
-def _ready_dataset(session: Session, id_or_name: str) -> tuple[DatasetRow, DatasetManifest]:
-    row = datasets.get(session, DEFAULT_PROJECT, id_or_name)
-    manifest = datasets.manifest(row)
-    if row.state != "ready" or manifest is None:
-        why = f" ({row.error_message})" if row.error_message else ""
-        raise WrongState(f"The data set must be ready. Received: '{row.name}' is {row.state}{why}.")
-    return row, manifest
 
 
 def _shown(session: Session, row: JobRow) -> Job:

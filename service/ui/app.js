@@ -73,6 +73,18 @@ function published(metrics) {
     .map((split) => make("div", {}, muted(`${split} `), score(metrics[split])));
 }
 
+function results(job) {
+  const metrics = job.result?.metrics;
+  if (!metrics) return measured(job.progress?.metrics);
+  return job.kind === "predict" ? measured(metrics) : published(metrics);
+}
+
+// A prediction has a file, once it has succeeded, and no series.
+function made(job) {
+  if (job.kind !== "predict") return link("metrics", "v1", "jobs", job.id, "metrics");
+  return job.result?.file ? link("file", ...job.result.file.split("/").filter(Boolean)) : "";
+}
+
 function progress(job) {
   if (job.error) return make("div", { className: "why" }, `${job.error.code}: ${job.error.message}`);
   if (job.status === "succeeded") return bar(1, "done", took(job), counted(job.progress));
@@ -108,9 +120,9 @@ function jobRow(job, names) {
     cell(progress(job), ...job.warnings.map((each) => make("div", { className: "warned", title: each.code }, each.message))),
     short(model, job.model),
     short(dataset, names.get(job.dataset)),
-    cell(...(job.result?.metrics ? published(job.result.metrics) : measured(job.progress?.metrics))),
+    cell(...results(job)),
     cell(ago(job.created_at)),
-    links(link("events", "v1", "jobs", job.id, "events"), link("metrics", "v1", "jobs", job.id, "metrics")));
+    links(link("events", "v1", "jobs", job.id, "events"), made(job)));
 }
 
 function modelRows(model) {

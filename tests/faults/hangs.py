@@ -22,7 +22,7 @@ def run(place: Place, n: int, random: Random) -> Row:
     del random
     late: list[float] = []
     with place.workshop() as shop:
-        worker = shop.start_rigged(LEASE_SECONDS="1")
+        worker = shop.start_rigged(LEASE_SECONDS="5")
         dataset_id, trials = shop.ready_dataset(), Trials()
         shop.ended(shop.train(dataset_id, epochs=1))
         for _ in range(n):

@@ -4,7 +4,7 @@ Checkpoints end with their job. What their rows must be while it runs, `of_runni
 
 I1 the fence never decreases            I6 a cancelled job never succeeds
 I2 running, worker and lease together   I7 every accepted job is terminal, paused or claimable
-I3 succeeded: exactly one version       I8 what is named is stored and sound (where blobs are given)
+I3 succeeded training: one version      I8 what is named is stored and sound (where blobs are given)
 I4 terminal states never change         I9 no checkpoint path is written by two attempts (where blobs are given)
 I5 no artifact is from the future       I10 every claim ends exactly once
 """
@@ -20,7 +20,7 @@ from gammabeta.errors import ArtifactCorrupt
 from gammabeta.schemas.jobs import JobState, Lane
 from gammabeta.store import checkpoints, datasets, models
 from gammabeta.store.blobs import FolderBlobs
-from gammabeta.store.jobs import INGEST, MAX_PAUSE_MS
+from gammabeta.store.jobs import INGEST, MAX_PAUSE_MS, PREDICT
 from gammabeta.store.tables import CheckpointRow, DatasetRow, EventRow, JobRow, ModelRow, StateRow, VersionRow, now_ms
 
 TERMINAL = [state.value for state in JobState if state.terminal]
@@ -59,7 +59,7 @@ def _job(session: Session, job: JobRow, events: list[EventRow]) -> Iterator[str]
 
 def _versions(session: Session, job: JobRow) -> Iterator[str]:
     versions = list(session.scalars(select(VersionRow).where(VersionRow.job_id == job.id)))
-    expected = int(job.kind != INGEST and job.state == JobState.SUCCEEDED)
+    expected = int(job.kind not in (INGEST, PREDICT) and job.state == JobState.SUCCEEDED)
     if len(versions) != expected:
         yield f"I3: {job.state} with {len(versions)} versions"
     for version in versions:
@@ -150,7 +150,7 @@ def _published(session: Session) -> Iterator[str]:
 
 
 def _stored(session: Session, blobs: FolderBlobs) -> Iterator[str]:
-    for sha256 in {*session.scalars(select(VersionRow.weights_sha256)), *_arrays(session)}:
+    for sha256 in {*session.scalars(select(VersionRow.weights_sha256)), *_arrays(session), *_files(session)}:
         try:
             blobs.verify(sha256, again=True)
         except ArtifactCorrupt as corrupt:
@@ -161,6 +161,13 @@ def _stored(session: Session, blobs: FolderBlobs) -> Iterator[str]:
             blobs.tree(checkpoint.uri, checkpoint.sha256)
         except ArtifactCorrupt as corrupt:
             yield f"I8: {corrupt}"
+
+
+def _files(session: Session) -> Iterator[str]:
+    """The hashes that jobs which answered a data set name."""
+    done = (JobRow.kind == PREDICT, JobRow.state == JobState.SUCCEEDED)
+    for result in session.scalars(select(JobRow.result).where(*done)):
+        yield (result or {}).get("sha256", "a hash that is not there")
 
 
 def _arrays(session: Session) -> Iterator[str]:

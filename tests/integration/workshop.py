@@ -16,9 +16,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from gammabeta.errors import NotReady
-from gammabeta.schemas.jobs import JobState, Lane, TrainRequest
+from gammabeta.schemas import readings
+from gammabeta.schemas.jobs import JobState, Lane, PredictDatasetRequest, TrainRequest
 from gammabeta.schemas.resolution import resolve
-from gammabeta.store import checkpoints, datasets, events, jobs
+from gammabeta.store import checkpoints, datasets, events, jobs, models
 from gammabeta.store.blobs import open_blobs
 from gammabeta.store.engine import Database
 from gammabeta.store.tables import DEFAULT_PROJECT, CheckpointRow, JobRow, new_id
@@ -270,6 +271,26 @@ class Workshop:
     def endless(self, dataset_id: str, *, max_seconds: int | None = None) -> str:
         """A training that no test waits for."""
         return self.train(dataset_id, epochs=100_000, max_seconds=max_seconds)
+
+    def predict(self, dataset_id: str, *, max_seconds: int | None = None, **request: Any) -> str:
+        """Submit a prediction of the data set by `toy`."""
+        asked = PredictDatasetRequest(model="toy", dataset=dataset_id, max_seconds=max_seconds, **request)
+        with self.db.write() as session:
+            manifest = datasets.manifest(datasets.get(session, DEFAULT_PROJECT, dataset_id))
+            assert manifest is not None
+            version = models.version_schema(models.get_version(session, DEFAULT_PROJECT, "toy"))
+            resolved = readings.resolve(asked, version=version, dataset_id=dataset_id, manifest=manifest)
+            new = jobs.NewJob(
+                project_id=DEFAULT_PROJECT,
+                owner_id="anonymous",
+                kind=jobs.PREDICT,
+                lane=Lane.TRAIN,
+                devices=1,
+                request=resolved.model_dump(mode="json"),
+                model="toy",
+                dataset_id=dataset_id,
+            )
+            return jobs.submit(session, new).id
 
     def job(self, job_id: str) -> JobRow:
         with self.db.read() as session:

@@ -62,6 +62,8 @@ def test_the_front_door_offers_exactly_this() -> None:
         "NotFound",
         "NotReady",
         "NotSupported",
+        "PredictDatasetRequest",
+        "PredictDryRun",
         "Prediction",
         "PreprocessingSpec",
         "QueueFull",

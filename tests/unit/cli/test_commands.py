@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+from base64 import b64encode
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,7 @@ def test_a_wrong_option_is_a_usage_error(run: Run) -> None:
 
 def test_help_names_every_command(run: Run) -> None:
     ran = run("--help")
-    words = ["up", "demo", "datasets", "train", "jobs", "models", "predict", "batchnorm", "db", "version"]
+    words = "up demo datasets train jobs models predict predict-dataset batchnorm db version".split()
     assert [word for word in words if f" {word} " not in ran.out] == []
 
 
@@ -348,10 +349,14 @@ def test_upload_shows_what_was_read(run: Run, service: FakeService, tmp_path: Pa
     assert service.requests[0].url.params["ignore"] == "c,d"
 
 
-def test_an_option_of_csv_is_refused_for_an_npz_file(run: Run, service: FakeService, tmp_path: Path) -> None:
-    np.savez(tmp_path / "rows.npz", x=np.zeros((2, 1)), y=np.zeros(2))
-    ran = run("datasets", "upload", str(tmp_path / "rows.npz"), "--target", "y")
-    assert (ran.code, "target: is for csv files" in ran.err, service.requests) == (2, True, [])
+@pytest.mark.parametrize(("name", "instead"), [("rows.npz", "named x and y"), ("rows.zip", "names of their folders")])
+def test_an_option_of_csv_is_refused_for_other_files(
+    run: Run, service: FakeService, tmp_path: Path, name: str, instead: str
+) -> None:
+    (tmp_path / name).write_bytes(b"PK")
+    ran = run("datasets", "upload", str(tmp_path / name), "--target", "y")
+    assert (ran.code, service.requests) == (2, [])
+    assert all(words in " ".join(ran.err.split()) for words in ("target: is for csv files", instead))
 
 
 @pytest.mark.parametrize(("labels", "values"), [("abc", "3 categories: a, b, c"), ("abcd", "4 categories: a, b, c, …")])
@@ -549,6 +554,14 @@ def test_predict_reads_the_rows_of_an_npz_file(run: Run, service: FakeService, t
     service.on("POST", "/v1/models/digits/predict", prediction(["1"]))
     assert run("predict", "digits", "-i", str(tmp_path / "rows.npz")).code == 0
     assert orjson.loads(service.requests[0].content) == {"instances": [[1.0, 2.5]]}
+
+
+@pytest.mark.parametrize("data", [b"\x89PNG\r\n\x1a\n\0", b"\xff\xd8\xff\xe0"], ids=["png", "jpeg"])
+def test_predict_sends_an_image_file_as_a_row(run: Run, service: FakeService, tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "scan").write_bytes(data)
+    service.on("POST", "/v1/models/digits/predict", prediction(["1"]))
+    assert run("predict", "digits", "-i", str(tmp_path / "scan")).code == 0
+    assert orjson.loads(service.requests[0].content) == {"instances": [{"b64": b64encode(data).decode()}]}
 
 
 @pytest.mark.parametrize("arrays", [{"y": [1]}, {"x": [{"a": 1}]}], ids=["no rows", "pickled"])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from base64 import b64decode
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -50,6 +52,20 @@ def test_float32_comes_back_bit_by_bit() -> None:
 )
 def test_arrays_of_any_layout_are_sent_as_they_read(rows: np.ndarray[Any, Any]) -> None:
     assert instances(rows) == [rows.tolist()]
+
+
+def test_image_files_are_sent_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(40))
+    rows = [tmp_path / "a.png", (tmp_path / "a.png").read_bytes(), b"\xff\xd8\xff"]
+    for max_bytes in (2**20, 100):
+        sent = [row for part in instances(rows, max_bytes) for row in part]
+        assert [b64decode(row["b64"]) for row in sent] == [rows[1], *rows[1:]]
+        assert all(row.keys() == {"b64"} for row in sent)
+
+
+def test_an_image_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match=r"instances\[1\]: must be a file that exists"):
+        instances([b"", tmp_path / "none.png"])
 
 
 def test_not_a_number_is_a_missing_value() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from gammabeta import Client
 from gammabeta.client.connection import ATTEMPTS
-from gammabeta.errors import ArtifactCorrupt, NotReady, ServiceFault, ServiceUnreachable
+from gammabeta.errors import ArtifactCorrupt, NotReady, ServiceFault, ServiceUnreachable, TooLargeToServe
 from tests.unit.client.fake_service import FakeService, dataset, job, ok, problem
 
 BUSY = problem(503, "not_ready", "starting", headers={"Retry-After": "2"})
@@ -27,9 +27,10 @@ def test_a_service_that_stays_not_ready_is_given_up(service: FakeService) -> Non
     assert len(service.requests) == ATTEMPTS
 
 
-def test_corrupt_bytes_are_not_asked_for_again(service: FakeService) -> None:
-    service.on("GET", "/v1/jobs/job_1", problem(503, "artifact_corrupt", "checksum"))
-    with pytest.raises(ArtifactCorrupt):
+@pytest.mark.parametrize("error", [ArtifactCorrupt, TooLargeToServe])
+def test_what_no_waiting_mends_is_not_asked_for_again(service: FakeService, error: type[NotReady]) -> None:
+    service.on("GET", "/v1/jobs/job_1", problem(503, error.code, "checksum"))
+    with pytest.raises(error):
         service.client().jobs.get("job_1")
     assert len(service.requests) == 1
 

@@ -13,6 +13,7 @@ import pytest
 import gammabeta
 from gammabeta.errors import ArtifactCorrupt, DatasetInvalid, InvalidRequest
 from gammabeta.schemas.batchnorm import BatchNormState
+from tests.pictures import zipped
 from tests.unit.client.fake_service import TIME, FakeService, batchnorm_answer, dataset, job, layer_state, ok, page
 
 NETWORK = {"layers": [{"type": "dense", "units": 2}]}
@@ -47,7 +48,12 @@ def test_objects_in_an_array_are_refused_before_anything_is_sent(service: FakeSe
 
 @pytest.mark.parametrize(
     ("file", "name", "format"),
-    [("mnist.npz", "mnist", "npz"), ("adult train (1).CSV", "adult-train-1-", "csv"), ("_x.csv", "x", "csv")],
+    [
+        ("mnist.npz", "mnist", "npz"),
+        ("adult train (1).CSV", "adult-train-1-", "csv"),
+        ("_x.csv", "x", "csv"),
+        ("digits.zip", "digits", "image_zip"),
+    ],
 )
 def test_a_file_names_its_data_set_and_its_format(
     service: FakeService, tmp_path: Path, file: str, name: str, format: str
@@ -58,7 +64,16 @@ def test_a_file_names_its_data_set_and_its_format(
     assert request.content == b"bytes"
 
 
-@pytest.mark.parametrize(("data", "format"), [(b"PK\x03\x04", "npz"), (b"a,b\n", "csv")])
+@pytest.mark.parametrize(
+    ("data", "format"),
+    [
+        (b"PK\x03\x04", "npz"),
+        (zipped({"x.npy": b"", "y.npy": b""}), "npz"),
+        (zipped({"cat/1.png": b"", "dog/1.png": b""}), "image_zip"),
+        (b"a,b\n", "csv"),
+    ],
+    ids=["part of a zip", "arrays", "images", "csv"],
+)
 def test_bytes_tell_their_format(service: FakeService, data: bytes, format: str) -> None:
     assert uploaded(service, data, name="rows").url.params["format"] == format
 

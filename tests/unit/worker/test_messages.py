@@ -31,6 +31,7 @@ def test_job_file_arrives_as_it_was_sent(tmp_path: Path) -> None:
         messages.Failed(code="oom_host", message="…"),
         messages.Refused(code="one_class_only", message="…"),
         messages.Done(path=Path("/a")),
+        messages.Answered(path=Path("/a"), rows=3, metrics={"per_class": {"a": {"f1": 0.5}}, "auc": None}),
     ],
     ids=lambda report: report.type,
 )
