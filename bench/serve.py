@@ -60,7 +60,12 @@ def shelved(home: Path) -> Path:
     migrations.upgrade(url)
     database = Database(url)
     shelf = Shelf(database=database, blobs=FolderBlobs(home / "blobs"), scratch=home)
-    shelf.version("dense", FittedArray(shape=(FEATURES,)), classes=CLASSES, network=MlpPreset(hidden=(64,)))
+    shelf.version(
+        "dense",
+        FittedArray(shape=(FEATURES,), mean=(0.0,) * FEATURES, std=(1.0,) * FEATURES),
+        classes=CLASSES,
+        network=MlpPreset(hidden=(64,)),
+    )
     shelf.version("cnn", FittedImage(shape=PIXELS, scale=255.0), classes=CLASSES, network=CnnPreset())
     database.dispose()
     return home

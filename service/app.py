@@ -111,6 +111,8 @@ def _predictor(settings: ServiceSettings) -> Predictor:
         batch_rows=settings.max_batch_rows,
         wait_seconds=settings.max_wait_ms / 1_000,
         queued_rows=settings.max_queued_rows,
+        queued_seconds=settings.max_queued_ms / 1_000,
+        queued_bytes=settings.max_queued_bytes,
     )
     return Predictor(workers=settings.predict_workers, threads=settings.predict_threads, limits=limits)
 

@@ -9,9 +9,17 @@ from typing import Any
 import orjson
 from starlette.requests import Request
 
-from gammabeta.errors import MalformedRequest, UnsupportedMediaType
+from gammabeta.errors import MalformedRequest, TooLarge, UnsupportedMediaType
 
 JSON_TYPES = ("application/json",)
+SMALL = 1 << 20
+"""A body of fewer bytes is parsed as it is."""
+MAX_OBJECT_BYTES = 256 << 20
+"""Of the Python objects of a body: what 64 MiB of one-digit numbers come to. Without it 64 MiB of `[],` would be
+1.5 GiB of empty lists, and hold up everybody for as long as a thread takes to make them."""
+OBJECT_BYTES = {b"[": 256, b"{": 256, b'"': 28, b",": 8}
+"""What stands for a list, an object, half a text and an element. A list takes 72 bytes, but of all objects these are
+the slowest to make: the garbage collector goes over them again and again while there are more of them."""
 
 
 def check_media_type(request: Request, known: Collection[str], *, remedy: str) -> None:
@@ -41,7 +49,9 @@ def parsed(body: bytes) -> Any:
 
     Raises:
         MalformedRequest: not JSON; says where.
+        TooLarge: it would be too many objects.
     """
+    _check_objects(body)
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as exc:
@@ -49,6 +59,21 @@ def parsed(body: bytes) -> Any:
         if lenient:
             return _with_non_finite(body)
         raise _malformed(body, exc) from exc
+
+
+def _check_objects(body: bytes) -> None:
+    """By the characters that make them, which may stand in texts too: a parser holds up all other threads until it is
+    done, so this has to be known before."""
+    if len(body) < SMALL:
+        return
+    size = sum(body.count(character) * each for character, each in OBJECT_BYTES.items())
+    if size > MAX_OBJECT_BYTES:
+        lists = body.count(b"[") + body.count(b"{")
+        raise TooLarge(
+            f"The JSON of a body must come to at most {MAX_OBJECT_BYTES:,} bytes of lists, objects, texts and numbers. "
+            f"Received: {size:,}, with {lists:,} lists and objects. Send less at once, or rows as text/csv or as "
+            "binary tensors."
+        )
 
 
 def _with_non_finite(body: bytes) -> Any:

@@ -42,21 +42,28 @@ class ServiceSettings(StoreSettings):
     """How many predictions are computed at once."""
     predict_engine: Literal["auto", "torch", "onnxruntime"] = "auto"
     """What computes predictions. `auto` is ONNX Runtime where the extra `onnx` is installed, and torch elsewhere; ONNX
-    Runtime gives way to torch for a version of which it does not compute the same."""
+    Runtime gives way to torch for a version of which it does not compute the same. `onnxruntime` is `auto` where the
+    extra is installed; elsewhere the service does not start."""
     predict_fold: bool = True
     """Whether batch norms are folded into the layers beside them for predictions."""
     predict_memory_bytes: int = Field(default=2 * 1024**3, gt=0)
     """How many bytes of loaded networks are kept, weights that several versions share counted once; those that were
     used longest ago go first. A version that needs more alone is refused."""
     max_batch_rows: int = Field(default=64, ge=1, le=65_536)
-    """How many rows of requests that wait for the same version are computed together, at most; 1 computes each request
-    by itself."""
+    """How many rows of the same version are computed at once, at most, be they of one request or of several that wait
+    together; 1 computes each row by itself."""
     max_wait_ms: float = Field(default=0, ge=0, le=1_000)
     """How long a request that waits together with others stays waiting for more of them, at most, in milliseconds. By
     default a batch is what waits when a thread is free; a lone request never waits."""
     max_queued_rows: int = Field(default=1_024, ge=1)
     """How many rows may wait for one version; a request beyond that is refused with 429. Of a large request, which
     is computed in pieces in turn with the others, as many rows count as one piece has."""
+    max_queued_ms: float = Field(default=1_000, gt=0, le=3_600_000)
+    """How long a request may have to wait for its turn behind others, to be read and to be computed, in milliseconds;
+    one that would have to wait longer is refused with 429."""
+    max_queued_bytes: int = Field(default=256 * 1024**2, ge=1)
+    """How many bytes of bodies may wait to be read, and of rows to be computed, in the whole process; a request beyond
+    that is refused with 429."""
     lease_seconds: float = Field(default=30, gt=0)
     """After how much silence a worker is shown as `silent`: the worker's setting of the same name."""
     watch_seconds: float = Field(default=0.25, gt=0, le=1)

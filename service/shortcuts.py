@@ -45,6 +45,14 @@ async def _answered(endpoint: Endpoint, request: Request, named: Mapping[str, st
     try:
         return await endpoint(request, **named)
     except GammabetaError as error:
-        return problems.of(error)
+        response = problems.of(error)
+        _let_go(error)
+        return response
     except ClientDisconnect:
         return problems.nobody_listens()
+
+
+def _let_go(error: BaseException) -> None:
+    """An error that came through a future may be in a ring with it. What its frames and causes hold, such as the body,
+    would be kept until the garbage collector next looks at everything: seldom, since it counts objects, not bytes."""
+    error.__traceback__ = error.__cause__ = error.__context__ = None

@@ -38,6 +38,8 @@ SMALL = 16 << 20
 """An archive that unpacks to less is not held to it."""
 LOCAL_HEADER = 30
 """Bytes before the name of a member."""
+BEGINNING = 64 << 10
+"""Of a file: bytes that hold its header, but where much metadata stands before it."""
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 SPLITS: tuple[Split, ...] = ("train", "test")
 OF_THE_SYSTEM = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
@@ -93,7 +95,7 @@ class Pictures:
         gray = True
         for picture in pictures:
             with _of(picture):
-                header = images.header(self._bytes(picture))
+                header = self._header(picture)
             gray = gray and header.gray
             if first is None:
                 first = picture, header
@@ -114,10 +116,19 @@ class Pictures:
         with _of(picture):
             return images.pixels(self._bytes(picture), shape)
 
-    def _bytes(self, picture: Picture) -> bytes:
+    def _header(self, picture: Picture) -> images.Header:
+        beginning = self._bytes(picture, BEGINNING)
+        try:
+            return images.header(beginning)
+        except ImageRefused as refused:
+            if refused.reason != "broken_image" or len(beginning) < BEGINNING:
+                raise
+            return images.header(self._bytes(picture))
+
+    def _bytes(self, picture: Picture, most: int | None = None) -> bytes:
         with _unpacking(), self._archive.open(picture.member) as file:
             # Without a number, zipfile would unpack to the end, whatever size the directory says.
-            return file.read(picture.member.file_size + 1)
+            return file.read(picture.member.file_size + 1 if most is None else most)
 
 
 @contextmanager
@@ -180,6 +191,13 @@ def _check_archive(archive: zipfile.ZipFile, order: IngestFile) -> None:
                 "not_zip",
                 f"Files must be stored or deflated. Received: {_quoted(each.filename)}, packed by method "
                 f"{each.compress_type}. Zip it again with zip -r.",
+            )
+        if each.header_offset < 0 or each.header_offset + LOCAL_HEADER + each.compress_size > packed:
+            raise DatasetInvalid(
+                "not_zip",
+                f"Each file must lie within the archive, which has {packed:,} bytes. Received: "
+                f"{_quoted(each.filename)}, of {each.compress_size:,} bytes from byte {each.header_offset:,} on. Zip "
+                "it again.",
             )
     _refuse_overlap(members)
 
@@ -274,6 +292,7 @@ def _second(found: dict[Path, zipfile.ZipInfo]) -> list[Picture]:
 
 def _read_first(order: IngestFile, pictures: Pictures, layout: Layout) -> DatasetManifest:
     train = layout["train"]
+    _check_count(order.limits, sum(map(len, layout.values())))
     labels = _labels(train)
     y = _codes(train, labels)
     chosen = targets.test_rows(y, is_class=True, fraction=order.options.test_fraction, seed=order.options.seed)
@@ -302,6 +321,7 @@ def _read_second(
 ) -> DatasetManifest:
     """The test split in a file of its own: shape and classes are those of the first file."""
     shape = existing.row_shape
+    _check_count(order.limits, len(test))
     _check_size(order.limits, len(test), shape)
     splits = {**existing.splits, **_write_test(order, pictures, test, shape, existing.target)}
     return existing.model_copy(update={"splits": splits})
@@ -332,12 +352,20 @@ def _codes(pictures: list[Picture], labels: list[str]) -> NDArray[np.int64]:
     return np.fromiter((code_of[each.label] for each in pictures), dtype=np.int64, count=len(pictures))
 
 
-def _check_size(limits: IngestLimits, n: int, shape: tuple[int, ...]) -> None:
-    """By the rule of arrays: as float32, which training makes of them."""
-    if n > limits.rows or 4 * n * int(np.prod(shape)) > limits.decoded_bytes:
+def _check_count(limits: IngestLimits, n: int) -> None:
+    """Before any of them is read."""
+    if n > limits.rows:
         raise DatasetInvalid(
             "too_large",
-            f"Images must be at most {limits.rows:,}, of {limits.decoded_bytes:,} bytes as float32. Received: {n:,} of "
-            f"shape {list(shape)}. Upload fewer or smaller ones, or raise GAMMABETA_INGEST_ROWS and "
-            "GAMMABETA_INGEST_DECODED_BYTES.",
+            f"Images must be at most {limits.rows:,}. Received: {n:,}. Upload fewer, or raise GAMMABETA_INGEST_ROWS.",
+        )
+
+
+def _check_size(limits: IngestLimits, n: int, shape: tuple[int, ...]) -> None:
+    """By the rule of arrays: as float32, which training makes of them."""
+    if 4 * n * int(np.prod(shape)) > limits.decoded_bytes:
+        raise DatasetInvalid(
+            "too_large",
+            f"Images must come to at most {limits.decoded_bytes:,} bytes as float32. Received: {n:,} of shape "
+            f"{list(shape)}. Upload fewer or smaller ones, or raise GAMMABETA_INGEST_DECODED_BYTES.",
         )

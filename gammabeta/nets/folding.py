@@ -58,6 +58,7 @@ class ChannelAffine(nn.Module):
         super().__init__()
         self.register_buffer("factor", factor, persistent=False)
         self.register_buffer("offset", offset, persistent=False)
+        self.training = False
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.addcmul(self.offset, x, self.factor)
@@ -75,6 +76,7 @@ class Folded(nn.Module):
         self.preprocess, self.input_shape = network.preprocess, network.plan.input_shape
         self.nodes, self.output, self.foldings = nodes, output, foldings
         self.layers = nn.ModuleList(node.module for node in nodes)
+        self.layers.training = False  # its layers are the network's, as that has them
         last_reader = {name: at for at, node in enumerate(nodes) for name in node.inputs}
         self._done = [
             [name for name in dict.fromkeys(node.inputs) if last_reader[name] == at and name != output]

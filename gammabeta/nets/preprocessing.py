@@ -47,8 +47,7 @@ def fit(spec: PreprocessingSpec, manifest: DatasetManifest, x: NDArray[Any], row
         case "table":
             return _fit_table(spec, manifest.features, x, rows)
         case "array":
-            offset, scale = _affine(spec.numeric, _of_channels(_moments(x, rows)))
-            return FittedArray(shape=manifest.row_shape, offset=_flat(offset), scale=_flat(scale))
+            return _fit_array(spec, manifest.row_shape, _of_channels(_moments(x, rows)))
         case "image":
             return _fit_image(spec, manifest.row_shape, x, rows)
 
@@ -119,6 +118,13 @@ def _affine(
             return np.zeros_like(moments.mean), np.ones_like(moments.mean)
 
 
+def _fit_array(spec: PreprocessingSpec, shape: tuple[int, ...], moments: _Moments) -> FittedArray:
+    offset, scale = (_flat(each) for each in _affine(spec.numeric, moments))
+    if spec.numeric == "standard":
+        return FittedArray(shape=shape, offset=offset, scale=scale)
+    return FittedArray(shape=shape, offset=offset, scale=scale, mean=_flat(moments.mean), std=_flat(moments.std))
+
+
 def _flat(values: NDArray[np.float64]) -> tuple[float, ...]:
     return tuple(values.ravel().tolist())
 
@@ -136,7 +142,10 @@ def _fit_table(spec: PreprocessingSpec, features: tuple[Feature, ...], x: NDArra
             labels = tuple(category.label for category in feature.categories or ())
             return CategoricalColumn(name=feature.name, categories=labels, missing_indicator=feature.missing > 0)
         stand_in = None if spec.missing == "error" else float(fill[at])
-        return NumericColumn(name=feature.name, fill=stand_in, offset=float(offset[at]), scale=float(scale[at]))
+        scaled = NumericColumn(name=feature.name, fill=stand_in, offset=float(offset[at]), scale=float(scale[at]))
+        if spec.numeric == "standard":
+            return scaled
+        return scaled.model_copy(update={"mean": float(moments.mean[at]), "std": float(moments.std[at])})
 
     return FittedTable(columns=tuple(column(at, feature) for at, feature in enumerate(features)))
 

@@ -137,10 +137,10 @@ class Served(Answer):
     engine: str
     """`onnxruntime` or `torch`."""
     max_difference: float
-    """Of the engine's logits to those of the eval-mode torch network, batch norms and all, measured now on a probe; 0
-    where the engine is that network."""
+    """Of the engine's logits to those of the eval-mode torch network, batch norms and all, measured now on a probe, in
+    the row that comes closest to its tolerance; 0 where the engine is that network."""
     tolerance: float
-    """The largest difference with which an engine serves: 1e-4 max(1, max|logit|)."""
+    """The largest difference with which an engine serves: 1e-4 max(1, max|logit|), of the logits of that row."""
     probe_rows: int
     """How many rows were compared."""
     folded: tuple[FoldedLayer, ...]

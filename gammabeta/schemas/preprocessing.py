@@ -33,6 +33,10 @@ class NumericColumn(Answer):
     """None: a missing value is an error."""
     offset: float = 0.0
     scale: float = 1.0
+    mean: float | None = None
+    """Of the rows it was fitted on. Here and in `std` None where offset and scale are these already, and in older
+    versions."""
+    std: float | None = None
 
     @property
     def width(self) -> int:
@@ -78,6 +82,10 @@ class FittedArray(Answer):
     """One per channel (last axis); in older versions one per element in C order; empty: 0."""
     scale: tuple[float, ...] = ()
     """One per channel (last axis); in older versions one per element in C order; empty: 1."""
+    mean: tuple[float, ...] = ()
+    """Of the rows it was fitted on, one per channel. Here and in `std` empty where offset and scale are these already,
+    and in older versions."""
+    std: tuple[float, ...] = ()
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -13,6 +13,10 @@ from gammabeta.errors import MalformedRequest, TooLarge, UnsupportedMediaType
 
 WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 """What zlib calls the formats."""
+MAX_RATIO = 100
+"""Decompressed to compressed bytes. Numbers and texts hardly come to ten."""
+SMALL = 4 << 20
+"""A body that decompresses to less is not held to it."""
 WORTH = 1024
 """Answers of fewer bytes stay as they are."""
 FASTEST = 1
@@ -22,7 +26,7 @@ def decoded(body: bytes, encoding: str | None, *, limit: int) -> bytes:
     """The body as it was before `encoding`, the value of its Content-Encoding.
 
     Raises:
-        TooLarge: it would have more than `limit` bytes; no more than that is ever made.
+        TooLarge: it would have more than `limit` bytes, or is a bomb; no more than that is ever made.
         MalformedRequest: it is not what the header says, or not whole.
         UnsupportedMediaType: an encoding that is not known here, or several.
     """
@@ -41,9 +45,15 @@ def decoded(body: bytes, encoding: str | None, *, limit: int) -> bytes:
 
 def _inflated(body: bytes, name: str, limit: int) -> bytes:
     stream = zlib.decompressobj(WINDOWS[name])
-    content = stream.decompress(body, limit + 1)
+    most = min(limit, max(SMALL, MAX_RATIO * len(body)))
+    content = stream.decompress(body, most + 1)
     if len(content) > limit:
         raise TooLarge(f"The body must have at most {limit:,} bytes, decompressed. Received: more. Send less at once.")
+    if len(content) > most:
+        raise TooLarge(
+            f"The body must have at most {MAX_RATIO} times as many bytes, decompressed, as it has compressed: "
+            f"{len(body):,}. Received: more. Send it plain."
+        )
     if not stream.eof or stream.unused_data:
         wrong = "bytes after it" if stream.eof else "the beginning of it"
         raise MalformedRequest(f"The body must be one whole {name} stream. Received: {wrong}. Send it again.")

@@ -27,6 +27,10 @@ from service.runtime.pacing import Pace
 from service.shortcuts import Endpoint
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
+DEFLATED_MOST = 1_032
+"""As many times as few bytes can be compressed: deflate has two bits for 258 bytes."""
+INFLATING_NS = 3.0
+"""For each byte that comes out."""
 
 router = APIRouter(prefix="/models/{name}")
 
@@ -77,40 +81,48 @@ def model_name(name: str) -> str:
 
 
 async def _answered(context: Context, loaded: LoadedVersion, body: bytes, request: Request) -> Response:
+    context.predictor.check_room(loaded)
     statistics, start = loaded.statistics, time.perf_counter_ns()
-    asked = await _read(context, loaded, body, request.headers)
+    asked = await _read(context, loaded, body, request)
     statistics.compute_input.add(time.perf_counter_ns() - start)
     scores = await context.predictor.scores(loaded, asked.x, receive=request.receive)
     start = time.perf_counter_ns()
-    content = await context.predictor.beside(
+    content = await context.predictor.written(
         partial(answering.write, loaded.version, scores, asked.outputs, asked.id),
         size=scores.nbytes,
         pace=loaded.paces[answering.write],
+        receive=request.receive,
     )
     response = await _response(context, loaded, content, codings.chosen(request.headers.get("accept-encoding")))
     statistics.compute_output.add(time.perf_counter_ns() - start)
     return response
 
 
-async def _read(context: Context, loaded: LoadedVersion, body: bytes, headers: Mapping[str, str]) -> reading.Asked:
+async def _read(context: Context, loaded: LoadedVersion, body: bytes, request: Request) -> reading.Asked:
+    headers = request.headers
     encoding, header_length = headers.get("content-encoding"), headers.get(HEADER_LENGTH.lower())
     if encoding is not None:
-        # However few bytes it has, it may come to as many as there may be.
         limit = context.settings.max_predict_bytes
         body = await context.predictor.beside(
-            partial(codings.decoded, body, encoding, limit=limit), size=limit, pace=Pace()
+            partial(codings.decoded, body, encoding, limit=limit),
+            # What it may come to; what such bodies came to before says nothing of it.
+            size=min(limit, DEFLATED_MOST * len(body)),
+            held=len(body),
+            pace=Pace(INFLATING_NS),
+            receive=request.receive,
         )
     return await context.predictor.beside(
         partial(reading.read, body, header_length, loaded.version),
         size=len(body),
         pace=loaded.paces[reading.read, header_length is None],
+        receive=request.receive,
     )
 
 
 async def _response(context: Context, loaded: LoadedVersion, content: Content, encoding: str | None) -> Response:
     body, headers = content.body, {"Vary": "Accept-Encoding"}
     if encoding is not None and len(body) >= codings.WORTH:
-        body = await context.predictor.beside(
+        body = await context.predictor.written(
             partial(codings.encoded, body, encoding), size=len(body), pace=loaded.paces[codings.encoded]
         )
         headers["Content-Encoding"] = encoding

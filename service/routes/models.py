@@ -118,7 +118,7 @@ def get_batchnorm(
 async def get_served(name: Named, version: Named, context: Ctx) -> Served:
     """What this process has in memory, the digest computed from the module now."""
     loaded = await context.models.get(name, version)
-    return await context.in_thread(loaded.served)
+    return await context.predictor.measured(loaded)
 
 
 @router.get("/{name}/versions/{version}/files/{file}")

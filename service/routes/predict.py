@@ -31,6 +31,8 @@ class PredictQuery(Request):
     alias: Name | None = None
 
 
+KEPT_BYTES = 256
+"""Of the query of an address that is read once and remembered."""
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 
@@ -64,13 +66,17 @@ async def answer(request: HttpRequest, name: str) -> Response:
     return Response(answered.body, headers=dict(answered.headers), media_type=answered.media_type)
 
 
-@lru_cache(4_096)
 def addressed(name: str, query: bytes) -> Asked:
     """Model, version and alias of an address.
 
     Raises:
         InvalidRequest: they are no names, or more is asked than that.
     """
+    # Thousands of them are kept, and one that repeats itself may have as many bytes as the server takes.
+    return _kept(name, query) if len(query) <= KEPT_BYTES else _addressed(name, query)
+
+
+def _addressed(name: str, query: bytes) -> Asked:
     try:
         _NAME.validate_python(name)
     except ValidationError as exc:
@@ -83,6 +89,8 @@ def addressed(name: str, query: bytes) -> Asked:
         raise InvalidRequest.of("alias", "must be left out where 'version' is given", found.alias)
     return name, found.version, found.alias
 
+
+_kept = lru_cache(4_096)(_addressed)
 
 ENDPOINTS: Mapping[str, Endpoint] = {"/v1/models/{name}/predict": answer}
 """Answered before the router is asked."""

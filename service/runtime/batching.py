@@ -5,9 +5,9 @@
 
 A lone request never waits for others: it is on its way in the next turn of the event loop, and with it go those that
 came in the same turn. Batches that take hardly longer than a change of threads are computed on the event loop itself. A
-large request goes in pieces, in turn with those that came after it. Lines take turns too. Only so many rows may wait:
-beyond that a request is refused at once. One that is cancelled takes its rows out of the line, and one that fails does
-not touch its neighbours.
+large request goes in pieces, in turn with those that came after it. Lines take turns too. Only so many rows may wait,
+only so many bytes, and only for so long: beyond that a request is refused at once. One that is cancelled takes its rows
+out of the line, and one that fails does not touch its neighbours.
 
 Everything here happens on the event loop, but for `Line.compute`.
 """
@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,8 +38,11 @@ Scores: TypeAlias = NDArray[np.float32]
 Compute: TypeAlias = Callable[[Rows], Scores]
 
 PIECE = 512
-"""Rows of one request that are computed at once, so that a large body of small images does not make gigabytes of
-activations, and nobody waits for all of a body."""
+"""The most rows of one request that are computed at once, however many a batch may have, so that a large body of small
+images does not make gigabytes of activations."""
+PIECE_SECONDS = 0.05
+"""How long rows may take that are computed at once: nobody waits for all of a large body, nor for a whole batch of a
+slow network, which would be hardly faster than its rows one by one."""
 STRAIGHT_SECONDS = 1e-4
 """Work that is done by the time anything else could have been arranged."""
 HERE_SECONDS = 5e-4
@@ -59,6 +63,11 @@ class Cost:
     def of(self, rows: int) -> float:
         """Seconds for a batch of so many rows."""
         return self.batch + self.row * rows
+
+    def rows_in(self, seconds: float) -> int:
+        """The most rows that do not take longer themselves, at least one. What a batch takes however few it has does
+        not count: smaller ones would only take it more often."""
+        return max(1, int(min(seconds / self.row, sys.maxsize))) if self.row else sys.maxsize
 
     @classmethod
     def measured(cls, compute: Compute, rows: Callable[[int], Rows]) -> Cost:
@@ -91,6 +100,8 @@ class Limits:
     batch_rows: int = 64
     wait_seconds: float = 0.0
     queued_rows: int = 1_024
+    queued_seconds: float = 1.0
+    queued_bytes: int = 256 << 20
 
 
 @dataclass(eq=False)
@@ -99,6 +110,8 @@ class Ticket:
 
     x: Rows
     answer: asyncio.Future[Scores]
+    piece: int
+    """The most rows of it that are computed at once."""
     since_ns: int = field(default_factory=time.perf_counter_ns)
     taken: int = 0
     """Rows that are computed, or being so."""
@@ -110,12 +123,17 @@ class Ticket:
     @property
     def next(self) -> int:
         """Rows of the next piece."""
-        return min(len(self.x) - self.taken, PIECE)
+        return min(self.left, self.piece)
+
+    @property
+    def left(self) -> int:
+        """Rows that are not computed, nor being so."""
+        return len(self.x) - self.taken
 
     @property
     def counts(self) -> int:
         """As how many rows it counts where they are limited: what goes before a request that comes after it."""
-        return min(len(self.x), PIECE)
+        return min(len(self.x), self.piece)
 
 
 @dataclass(frozen=True)
@@ -144,6 +162,8 @@ class Line:
         self._waiting: deque[Ticket] = deque()
         self.rows = 0
         """How many wait, as far as they count."""
+        self.bytes = 0
+        """What those that wait take."""
         self.timed_ns = 0
         """Since when the one waits who was last held back: the end of that is set."""
 
@@ -160,15 +180,24 @@ class Line:
         """Whether only one request waits."""
         return len(self._waiting) == 1
 
+    def ahead_of(self, ticket: Ticket) -> int:
+        """Rows that are computed before a request is. A large one takes turns with all that others have left; a small
+        one waits for one piece of each."""
+        return self.rows if ticket.counts == len(ticket.x) else sum(each.left for each in self._waiting)
+
     def join(self, ticket: Ticket) -> None:
         self._waiting.append(ticket)
-        self.rows += ticket.counts
+        self._count(ticket, 1)
+
+    def _count(self, ticket: Ticket, sign: int) -> None:
+        self.rows += sign * ticket.counts
+        self.bytes += sign * ticket.x.nbytes
 
     def leave(self, ticket: Ticket) -> None:
         """It wants no more; what is being computed of it is thrown away."""
         if ticket.next and ticket in self._waiting:
             self._waiting.remove(ticket)
-            self.rows -= ticket.counts
+            self._count(ticket, -1)
 
     def upcoming(self, limit: int) -> list[Ticket]:
         """Those of the next batch: as many as fit, and at least one."""
@@ -191,7 +220,7 @@ class Line:
             if ticket.next:
                 self._waiting.append(ticket)
             else:
-                self.rows -= ticket.counts
+                self._count(ticket, -1)
         return pieces
 
     def at_once(self, x: Rows) -> Scores:
@@ -262,7 +291,7 @@ class Batcher:
         Raises:
             InvalidRequest: an instance gives something that is not finite.
         """
-        if line or len(x) > PIECE or line.cost.of(len(x)) > STRAIGHT_SECONDS:
+        if line or line.cost.of(len(x)) > STRAIGHT_SECONDS or len(x) > self._piece(line):
             return None
         return line.at_once(x)
 
@@ -270,39 +299,78 @@ class Batcher:
         """The scores of rows, when it is their turn.
 
         Raises:
-            Overloaded: too many rows wait for this version already.
+            Overloaded: too much waits already.
             InvalidRequest: an instance gives something that is not finite.
         """
-        ticket = Ticket(x, asyncio.get_running_loop().create_future())
+        ticket = Ticket(x, asyncio.get_running_loop().create_future(), self._piece(line))
         self._admit(line, ticket)
         try:
             return await ticket.answer
         finally:
             line.leave(ticket)
 
-    def check_room(self, line: Line, counts: int = 1) -> None:
-        """Whether a request that counts as so many rows may stand in line. Before its body is read, one row is all that
-        is known of it.
+    def check_room(self, line: Line) -> None:
+        """Whether a request may stand in line of whose body nothing is known, since nobody has read it.
 
         Raises:
-            Overloaded: too many wait already.
+            Overloaded: too much waits already.
         """
-        if not line or line.rows + counts <= self._limits.queued_rows:
-            return
-        line.statistics.refused += 1
-        error = Overloaded(
-            f"At most {self._limits.queued_rows:,} rows may wait for a version. Received: a request for more, while "
-            f"{line.rows:,} wait. Send it again after Retry-After seconds, or raise GAMMABETA_MAX_QUEUED_ROWS."
-        )
-        error.retry_after = max(1.0, math.ceil(line.cost.of(line.rows) / self._workers))
-        raise error
+        if line:
+            self._check_rows(line, 1)
+            self._check_wait(line, line.rows)
 
     def _admit(self, line: Line, ticket: Ticket) -> None:
-        self.check_room(line, ticket.counts)
+        if line:
+            self._check_rows(line, ticket.counts)
+            self._check_wait(line, line.ahead_of(ticket))
+        self._check_bytes(line, ticket.x.nbytes)
         if line not in self._lines:
             self._lines.append(line)
         line.join(ticket)
         self._soon()
+
+    def _check_rows(self, line: Line, counts: int) -> None:
+        if line.rows + counts > self._limits.queued_rows:
+            self._refuse(
+                line,
+                f"At most {self._limits.queued_rows:,} rows may wait for a version. Received: a request for more, "
+                f"while {line.rows:,} wait",
+                "GAMMABETA_MAX_QUEUED_ROWS",
+            )
+
+    def _check_wait(self, line: Line, rows: int) -> None:
+        wait = line.cost.of(rows) / self._workers
+        if wait > self._limits.queued_seconds:
+            self._refuse(
+                line,
+                f"A request may have to wait at most {1_000 * self._limits.queued_seconds:,.0f} ms. Received: one "
+                f"behind {rows:,} rows, which take {1_000 * wait:,.0f} ms",
+                "GAMMABETA_MAX_QUEUED_MS",
+            )
+
+    def _check_bytes(self, line: Line, size: int) -> None:
+        """In all lines together, since they share one memory."""
+        waiting = sum(each.bytes for each in self._lines)
+        if waiting and waiting + size > self._limits.queued_bytes:
+            self._refuse(
+                line,
+                f"Rows that wait must take at most {self._limits.queued_bytes:,} bytes. Received: {size:,} more, while "
+                f"{waiting:,} wait",
+                "GAMMABETA_MAX_QUEUED_BYTES",
+            )
+
+    def _refuse(self, line: Line, why: str, setting: str) -> NoReturn:
+        error = Overloaded(f"{why}. Send it again after Retry-After seconds, or raise {setting}.")
+        error.retry_after = max(1.0, math.ceil(line.cost.of(line.rows) / self._workers))
+        raise error
+
+    def _piece(self, line: Line) -> int:
+        """The most rows of one request that are computed at once."""
+        return min(PIECE, self._most(line))
+
+    def _most(self, line: Line) -> int:
+        """The most rows that are computed at once."""
+        return min(self._limits.batch_rows, line.cost.rows_in(PIECE_SECONDS))
 
     def _soon(self) -> None:
         """In the next turn of the event loop, when all that came in this one stands in line."""
@@ -325,10 +393,11 @@ class Batcher:
 
     def _start(self, line: Line) -> bool:
         """Compute the next batch of a line, if that may be now."""
-        tickets = line.upcoming(self._limits.batch_rows)
+        most = self._most(line)
+        tickets = line.upcoming(most)
         rows = sum(each.next for each in tickets)
         here = line.cost.of(rows) <= HERE_SECONDS
-        if not (here or self._free) or self._holds_back(line, rows):
+        if not (here or self._free) or self._holds_back(line, rows, most):
             return False
         pieces = line.take(tickets)
         if here:
@@ -345,9 +414,9 @@ class Batcher:
             _hand_out(line, pieces, computing.result())
         self._soon()
 
-    def _holds_back(self, line: Line, rows: int) -> bool:
+    def _holds_back(self, line: Line, rows: int, most: int) -> bool:
         """Whether those that wait together shall wait for more."""
-        if line.alone or rows >= self._limits.batch_rows or not self._limits.wait_seconds:
+        if line.alone or rows >= most or not self._limits.wait_seconds:
             return False
         rest = self._limits.wait_seconds - (time.perf_counter_ns() - line.first.since_ns) / 1e9
         if rest > 0 and line.timed_ns != line.first.since_ns:

@@ -17,6 +17,8 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from types import TracebackType
 
+from gammabeta.errors import Overloaded
+
 
 @dataclass
 class Spent:
@@ -43,7 +45,7 @@ class Statistics:
     rows: int = 0
     """Rows that were answered."""
     refused: int = 0
-    """Requests that were refused because too many rows waited; `fail` counts them too."""
+    """Requests that were refused because too much waited; `fail` counts them too."""
     batches: defaultdict[int, Spent] = field(default_factory=lambda: defaultdict(Spent))
     """Executions by their rows, and the time of the network."""
     last_ms: int = 0
@@ -82,3 +84,5 @@ class Timed:
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
         counted = self._statistics.success if kind is None else self._statistics.fail
         counted.add(time.perf_counter_ns() - self._start)
+        if kind is Overloaded:
+            self._statistics.refused += 1

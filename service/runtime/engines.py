@@ -4,8 +4,9 @@
                              └─► torch ───────┤  compared on a probe with the network itself, in eval mode
             unfolded ──────────► torch ───────┘  the first that agrees serves
 
-Agreeing means: max|difference| <= 1e-4 max(1, max|logit|), all of it finite, and the same label for every row. Labels
+Agreeing means, row by row: max|difference| <= 1e-4 max(1, max|logit|), all of it finite, and the same label. Labels
 between which the network itself hardly decides, its two logits no further apart than float32 rounds, count as the same.
+What may not serve, or fails as it serves, leaves its place to the next, down to the network itself.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ Candidate: TypeAlias = "tuple[str, Callable[[], Engine]]"
 """What it is called where it is refused, and what makes it."""
 
 TOLERANCE = 1e-4
-"""Of the largest logit, or of 1."""
+"""Of the largest logit of a row, or of 1."""
 TIE = 1e-6
 """How far apart two logits may be that are one, relative likewise: some eight roundings of float32."""
 
@@ -50,6 +51,10 @@ class Engine(Protocol):
     @property
     def bytes(self) -> int:
         """What it holds in memory beyond the network that it was made from."""
+
+    @property
+    def training(self) -> bool:
+        """Whether any part of it is in training mode."""
 
     def logits(self, raw: Floats) -> Logits:
         """raw: [B, *row_shape] as `instances.read` gives it, or uint8 pixels -> [B, outputs]."""
@@ -69,10 +74,12 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Measured:
-    """An engine compared with the network itself in eval mode."""
+    """An engine compared with the network itself in eval mode: of all rows that which comes closest to what it may
+    differ by, or exceeds it most."""
 
     max_difference: float
     largest_logit: float
+    """Of the network itself."""
     mismatch: str | None
     """Why the engine may not serve; None where it may."""
 
@@ -96,9 +103,23 @@ class Prepared:
     refusals: tuple[Refusal, ...]
 
     def measured_now(self) -> Measured:
-        """The probe again, through the engine that serves and the network as it is in memory now."""
+        """The probe again, through the engine that serves and the network as it is in memory now.
+
+        Raises:
+            EngineFailed: the engine that serves cannot.
+        """
         probe = probing.probe_of(self.preprocessing)
         return compared(self.network.task, _reference(self.network).logits(probe), self.engine.logits(probe))
+
+    def by_the_network(self, why: EngineFailed) -> Prepared:
+        """The same with the network itself in the place of its engine, which failed."""
+        return replace(
+            self,
+            engine=_reference(self.network),
+            max_difference=0.0,
+            foldings=_none_of(self.foldings),
+            refusals=(*self.refusals, Refusal(self.engine.name, str(why))),
+        )
 
 
 class TorchEngine:
@@ -110,6 +131,11 @@ class TorchEngine:
         """`beyond`: the network that is in memory anyway."""
         self._module = module
         self.bytes = _bytes_beyond(module, beyond)
+
+    @property
+    def training(self) -> bool:
+        """Whether any module of it is in training mode."""
+        return any(module.training for module in self._module.modules())
 
     def logits(self, raw: Floats) -> Logits:
         """raw: [B, *row_shape] -> [B, outputs]."""
@@ -128,13 +154,11 @@ class OnnxEngine:
     """
 
     name = "onnxruntime"
+    training = False
+    """A graph has no such mode."""
 
     def __init__(self, folded: Folded, preprocessing: FittedPreprocessing, *, threads: int) -> None:
-        # Optional, and half a second to load.
-        import onnxruntime  # noqa: PLC0415
-
-        from gammabeta.nets import onnx_graph  # noqa: PLC0415
-
+        onnxruntime, onnx_graph = _imported()
         self._errors = _errors_of(onnxruntime)
         self._preprocess = folded.preprocess if isinstance(preprocessing, FittedTable) else None
         try:
@@ -172,6 +196,21 @@ def _preprocessed(preprocess: Preprocess, raw: Floats) -> Floats:
     return x
 
 
+def _imported() -> tuple[Any, Any]:
+    """ONNX Runtime and what writes its graphs. Both are optional, and half a second to load.
+
+    Raises:
+        EngineFailed: they cannot be imported, such as a library that is not for this machine.
+    """
+    try:
+        import onnxruntime  # noqa: PLC0415
+
+        from gammabeta.nets import onnx_graph  # noqa: PLC0415
+    except (ImportError, OSError, RuntimeError, ValueError, AttributeError) as exc:
+        raise EngineFailed(f"it cannot be imported. {exc}") from exc
+    return onnxruntime, onnx_graph
+
+
 def _session_options(onnxruntime: Any, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
@@ -179,14 +218,17 @@ def _session_options(onnxruntime: Any, threads: int) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # It would keep a plan for each size of a batch that it has seen.
     options.enable_mem_pattern = False
+    # It would keep the memory of the largest batch that it has seen, which nobody counted.
+    options.enable_cpu_mem_arena = False
     options.log_severity_level = 3
     return options
 
 
 def _errors_of(onnxruntime: Any) -> tuple[type[Exception], ...]:
-    """All that it raises: they have no root of their own."""
+    """All that it raises: its own have no root of their own, and not all are its own."""
     kinds = vars(onnxruntime.capi.onnxruntime_pybind11_state).values()
-    return tuple(each for each in kinds if isinstance(each, type) and issubclass(each, Exception))
+    own = (each for each in kinds if isinstance(each, type) and issubclass(each, Exception))
+    return (*own, RuntimeError, ValueError, TypeError, MemoryError)
 
 
 def prepare(
@@ -227,7 +269,9 @@ def compared(task: Task, expected: Logits, given: Logits) -> Measured:
     """Logits [B, outputs] of the network itself and of an engine."""
     finite = np.isfinite(expected) & np.isfinite(given)
     ours, theirs = (np.where(finite, each, 0.0).astype(np.float64) for each in (expected, given))
-    found = Measured(float(np.abs(theirs - ours).max()), float(np.abs(ours).max()), None)
+    apart, largest = np.abs(theirs - ours).max(axis=1), np.abs(ours).max(axis=1)
+    worst = (apart / np.maximum(1.0, largest)).argmax()
+    found = Measured(float(apart[worst]), float(largest[worst]), None)
     if not finite.all():
         return replace(found, mismatch="on the probe, not all logits are finite")
     return replace(found, mismatch=_mismatch(found, task, ours, theirs))
@@ -242,7 +286,7 @@ def _mismatch(found: Measured, task: Task, expected: Floats, given: Floats) -> s
     ours, theirs = _of_classes(task, expected), _of_classes(task, given)
     rows = np.arange(len(ours))
     behind = ours.max(axis=1) - ours[rows, theirs.argmax(axis=1)]
-    others = int((behind > TIE * max(1.0, found.largest_logit)).sum())
+    others = int((behind > TIE * np.maximum(1.0, np.abs(expected).max(axis=1))).sum())
     return f"on the probe, {others} of {len(rows)} rows get another label" if others else None
 
 
@@ -261,7 +305,7 @@ def _candidates(
     """All but the network itself, the fastest first."""
     yield "onnxruntime", partial(_onnx, work, preprocessing, choice, threads)
     if any(folding.into for folding in work.foldings):
-        yield "torch, folded", partial(TorchEngine, work, beyond=network)
+        yield "torch, folded", partial(_torch_folded, work, preprocessing, network)
 
 
 def _first_that_agrees(
@@ -288,7 +332,20 @@ def _onnx(work: Folded, preprocessing: FittedPreprocessing, choice: Choice, thre
         raise EngineFailed("GAMMABETA_PREDICT_ENGINE is torch")
     if not has_onnx():
         raise EngineFailed("it is not installed. Run: pip install 'gammabeta[onnx]'")
+    _check_rows(preprocessing)
     return OnnxEngine(work, preprocessing, threads=threads)
+
+
+def _torch_folded(work: Folded, preprocessing: FittedPreprocessing, network: Network) -> TorchEngine:
+    _check_rows(preprocessing)
+    return TorchEngine(work, beyond=network)
+
+
+def _check_rows(preprocessing: FittedPreprocessing) -> None:
+    if not probing.knows_rows(preprocessing):
+        raise EngineFailed(
+            "the version does not say what its rows were like, so that no probe proves anything. Train it again"
+        )
 
 
 def _none_of(foldings: tuple[Folding, ...]) -> tuple[Folding, ...]:

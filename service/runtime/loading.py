@@ -6,8 +6,8 @@ A network is built from its spec, its weights come from a blob whose sha256 is c
 from the rows and from nowhere else; the digest recomputed from the finished module must be that of the rows. Weights
 that several versions have are in memory once.
 
-When the revision moves, what was resolved before serves on until the versions that are meant now are in memory too, for
-`MOVE_SECONDS` at most.
+When the revision moves, what was resolved before serves on until the versions that are meant now are in memory too, but
+not for so long that anything older than `STALE_SECONDS` is served.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import asyncio
 import threading
 import time
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeAlias
@@ -41,19 +42,21 @@ from gammabeta.store import models
 from gammabeta.store.blobs import FolderBlobs
 from gammabeta.store.engine import Database
 from gammabeta.store.tables import DEFAULT_PROJECT
-from service.runtime.batching import Cost, Line, Rows, Scores
+from service.runtime.batching import Cost, Line, Rows
+from service.runtime.computing import Computing
 from service.runtime.counting import Statistics
 from service.runtime.engines import Choice, Prepared, prepare
 from service.runtime.pacing import Pace
-from service.runtime.scoring import scores_of
 
 Asked: TypeAlias = tuple[str, str | None, str | None]
 """Model, version and alias, as a request has them."""
 Key: TypeAlias = tuple[str, str]
 """Model and version."""
 
-MOVE_SECONDS = 1.5
-"""With the time until a move is noticed, no replica is behind for more than two seconds."""
+STALE_SECONDS = 2.0
+"""No replica is behind for longer."""
+MARGIN_SECONDS = 0.2
+"""Of that, for an event loop that is busy just then."""
 BYTES_OF_PARAMETER = 4
 
 log = logs.get(__name__)
@@ -81,13 +84,20 @@ class LoadedVersion:
     network: Network
     task: Task
     weights: Weights
-    prepared: Prepared
+    computing: Computing
     own_bytes: int
     """What it holds besides weights that other versions may share."""
     line: Line
     statistics: Statistics
     paces: defaultdict[object, Pace] = field(default_factory=lambda: defaultdict(Pace))
     """Of what reads its bodies and what writes its answers."""
+    measuring: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by who asks what is served: each computes the probe."""
+
+    @property
+    def prepared(self) -> Prepared:
+        """What serves now."""
+        return self.computing.prepared
 
     @property
     def bytes(self) -> int:
@@ -101,7 +111,8 @@ class LoadedVersion:
 
     def served(self) -> Served:
         """What this process really holds: digest and difference are computed now, from the modules in memory."""
-        prepared, measured = self.prepared, self.prepared.measured_now()
+        measured = self.computing.measured_now()
+        prepared = self.prepared
         return Served(
             model=self.version.model,
             version=self.version.version,
@@ -114,7 +125,7 @@ class LoadedVersion:
                 UnfoldedLayer(layer=each.layer, reason=each.reason or "") for each in prepared.foldings if not each.into
             ),
             not_serving=tuple(UnusedEngine(engine=each.engine, reason=each.reason) for each in prepared.refusals),
-            training=any(module.training for module in self.network.modules()),
+            training=prepared.engine.training or any(module.training for module in self.network.modules()),
             digest=state.state_of(self.network).digest,
             stored_digest=self.version.batchnorm_digest,
             predictions=self.predictions,
@@ -130,6 +141,19 @@ class Preparing:
     threads: int = 1
 
 
+@dataclass(frozen=True)
+class Stored:
+    """A version as the database has it."""
+
+    version: Version
+    state: BatchNormState
+
+    @property
+    def bytes(self) -> int:
+        """The least that it takes in memory, if it shares nothing."""
+        return BYTES_OF_PARAMETER * self.version.parameters
+
+
 class Loader:
     """Builds versions and verifies every part of them. For any number of threads."""
 
@@ -139,7 +163,21 @@ class Loader:
         self._weights: WeakValueDictionary[str, Weights] = WeakValueDictionary()
         self._lock = threading.Lock()
 
-    def load(self, key: Key) -> LoadedVersion:
+    def read(self, key: Key) -> Stored:
+        """All of a version but its weights.
+
+        Raises:
+            ArtifactCorrupt: the state is not complete.
+            TooLargeToServe: it needs more memory than all versions together may have.
+        """
+        name, number = key
+        with self._database.read() as session:
+            row = models.get_version(session, DEFAULT_PROJECT, name, version=number)
+            found = Stored(models.version_schema(row), models.batchnorm_state(session, row))
+        self._check_size(found.version, found.bytes)
+        return found
+
+    def load(self, found: Stored) -> LoadedVersion:
         """The version, in eval mode, with an engine that agrees with it.
 
         Raises:
@@ -148,8 +186,7 @@ class Loader:
         """
         # OpenMP keeps the number for each thread, and what is measured here is to hold for those that predict.
         torch.set_num_threads(self._preparing.threads)
-        version, stored = self._read(key)
-        self._check_size(version, BYTES_OF_PARAMETER * version.parameters)
+        version, stored = found.version, found.state
         plan, task = plan_stored(
             version.network, input_shape=version.preprocessing.input_shape, classes=version.classes
         )
@@ -157,7 +194,9 @@ class Loader:
         weights = self._fill(network, version.weights_sha256, stored)
         network.eval()
         if state.state_of(network).digest != version.batchnorm_digest:
-            raise ArtifactCorrupt(f"The batch-norm state of version {key[1]} of '{key[0]}' does not match its digest.")
+            raise ArtifactCorrupt(
+                f"The batch-norm state of version {version.version} of '{version.model}' does not match its digest."
+            )
         loaded = self._prepared(version, network, task, weights)
         self._check_size(version, loaded.bytes)
         return loaded
@@ -189,12 +228,6 @@ class Loader:
         with self._database.read() as session:
             return models.revision(session, DEFAULT_PROJECT)
 
-    def _read(self, key: Key) -> tuple[Version, BatchNormState]:
-        name, number = key
-        with self._database.read() as session:
-            row = models.get_version(session, DEFAULT_PROJECT, name, version=number)
-            return models.version_schema(row), models.batchnorm_state(session, row)
-
     def _check_size(self, version: Version, size: int) -> None:
         if size > self._limit:
             raise TooLargeToServe(
@@ -218,24 +251,18 @@ class Loader:
         prepared = prepare(
             network, version.preprocessing, choice=chosen.choice, folded=chosen.folded, threads=chosen.threads
         )
-        compute, statistics = partial(_scores, prepared, task), Statistics()
+        computing, statistics = Computing(prepared, task, model=version.model, version=version.version), Statistics()
         size = sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
         return LoadedVersion(
             version=version,
             network=network,
             task=task,
             weights=weights,
-            prepared=prepared,
+            computing=computing,
             own_bytes=size - weights.bytes + prepared.engine.bytes,
-            line=Line(compute, Cost.measured(compute, partial(_blank, version.preprocessing)), statistics),
+            line=Line(computing, Cost.measured(computing, partial(_blank, version.preprocessing)), statistics),
             statistics=statistics,
         )
-
-
-def _scores(prepared: Prepared, task: Task, x: Rows) -> Scores:
-    # What is not finite is looked for in the scores, row by row.
-    with np.errstate(over="ignore", invalid="ignore"):
-        return scores_of(task, prepared.engine.logits(x))
 
 
 def _blank(preprocessing: FittedPreprocessing, rows: int) -> Rows:
@@ -280,6 +307,10 @@ class Models:
         self._move: Move | None = None
         self._loaded: OrderedDict[Key, LoadedVersion] = OrderedDict()
         self._loading: dict[Key, asyncio.Task[LoadedVersion]] = {}
+        self._reserved: dict[Key, int] = {}
+        """Bytes of what is being loaded."""
+        self._space = asyncio.Condition()
+        """Told when less is reserved."""
         # Apart from each other: who asks what a name means does not wait for those who load.
         self._resolvers, self._loaders = anyio.CapacityLimiter(16), anyio.CapacityLimiter(4)
 
@@ -321,38 +352,44 @@ class Models:
     async def watch(self, *, every: float) -> None:
         """Resolve anew whenever the database has moved: a version was published or an alias set, by any process."""
         seen: int | None = None
+        before = time.monotonic()
         while True:
+            looked = time.monotonic()
             try:
                 revision = await anyio.to_thread.run_sync(self._loader.revision, limiter=self._resolvers)
                 if seen != revision:
-                    await self._begin_move()
+                    await self._begin_move(until=before + STALE_SECONDS - MARGIN_SECONDS)
             except NotReady as error:
                 log.warning("revision not read, serving what was resolved before", error=error.message)
             else:
                 seen = revision
-            self._end_move(by=time.monotonic() + every)
+            self._end_move()
+            # What moves next moved after this look began.
+            before = looked
             await asyncio.sleep(every)
 
-    async def _begin_move(self) -> None:
+    async def _begin_move(self, *, until: float) -> None:
         """Load what names mean now, while what they meant serves on. Where they move again meanwhile, no more time is
-        given for that."""
+        given for that. Names of versions that are not in memory are resolved when they are next asked for."""
         before = self._resolved
-        asked = [each for each in before if each[1] is None]
+        asked = [each for each, number in before.items() if each[1] is None and (each[0], number) in self._loaded]
+        for each in before.keys() - asked:
+            del before[each]
         now = await anyio.to_thread.run_sync(self._loader.resolve, asked, limiter=self._resolvers)
         for each, number in now.items():
             key = (each[0], number)
-            if number != before[each] and key not in self._loaded:
+            if number != before.get(each) and key not in self._loaded:
                 self._load(key)
-        until = self._move.until if self._move else time.monotonic() + MOVE_SECONDS
-        self._move = Move(replaces=before, by=now, until=until)
+        move = self._move = Move(replaces=before, by=now, until=self._move.until if self._move else until)
+        asyncio.get_running_loop().call_later(max(0.0, move.until - time.monotonic()), self._end_move, move)
 
-    def _end_move(self, *, by: float) -> None:
-        """Let names mean what they mean now, once that is loaded or if the next look would be too late."""
+    def _end_move(self, late: Move | None = None) -> None:
+        """Let names mean what they mean now, once that is loaded, or if it is the move that is late."""
         move = self._move
         if move is None:
             return
         pending = any((asked[0], number) in self._loading for asked, number in move.by.items())
-        if not pending or by >= move.until:
+        if not pending or move is late:
             if self._resolved is move.replaces:
                 self._resolved = move.by
             self._move = None
@@ -374,7 +411,9 @@ class Models:
         return loading
 
     async def _load_now(self, key: Key) -> LoadedVersion:
-        loaded = await anyio.to_thread.run_sync(self._loader.load, key, limiter=self._loaders)
+        found = await anyio.to_thread.run_sync(self._loader.read, key, limiter=self._loaders)
+        async with self._reserving(key, found):
+            loaded = await anyio.to_thread.run_sync(self._loader.load, found, limiter=self._loaders)
         self._make_room(loaded)
         self._loaded[key] = loaded
         log.info(
@@ -394,11 +433,41 @@ class Models:
         error = loading.exception()
         if isinstance(error, GammabetaError):
             log.warning("version not loaded", model=key[0], version=key[1], error=error.message)
+        elif error is not None:
+            # Nobody may be waiting for it who would say so.
+            log.error("version not loaded", model=key[0], version=key[1], exc_info=error)
 
-    def _make_room(self, new: LoadedVersion) -> None:
+    @asynccontextmanager
+    async def _reserving(self, key: Key, found: Stored) -> AsyncIterator[None]:
+        """Room for a version before it is loaded: what was used longest ago goes first, and what is being loaded is
+        waited for."""
+        shared = any(each.version.weights_sha256 == found.version.weights_sha256 for each in self._loaded.values())
+        size = 0 if shared else found.bytes
+        async with self._space:
+            await self._space.wait_for(lambda: sum(self._reserved.values()) + size <= self._limit)
+            self._reserved[key] = size
+        try:
+            self._make_room()
+            yield
+        finally:
+            async with self._space:
+                del self._reserved[key]
+                self._space.notify_all()
+
+    def _make_room(self, *new: LoadedVersion) -> None:
         """What a prediction in progress still holds lives on until that has ended."""
-        while self._loaded and _bytes_together((*self._loaded.values(), new)) > self._limit:
-            self._loaded.popitem(last=False)
+        reserved = sum(self._reserved.values())
+        while self._loaded and _bytes_together((*self._loaded.values(), *new)) + reserved > self._limit:
+            key, _ = self._loaded.popitem(last=False)
+            self._hurry(key)
+
+    def _hurry(self, evicted: Key) -> None:
+        """Names that move away from a version that made room mean what they mean now at once: loaded again, it would
+        take the room of what replaces it."""
+        move = self._move
+        for asked, number in move.by.items() if move else ():
+            if move and (asked[0], move.replaces.get(asked)) == evicted:
+                move.replaces[asked] = number
 
 
 def _bytes_together(versions: Iterable[LoadedVersion]) -> int:

@@ -5,13 +5,14 @@ Content-Type ──reader──► read(body, preprocessing) ──► x ──�
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import TypeAlias
 
 from gammabeta.errors import NotAcceptable, UnsupportedMediaType
 from gammabeta.schemas.models import Version
-from gammabeta.schemas.preprocessing import FittedPreprocessing
+from gammabeta.schemas.preprocessing import FittedPreprocessing, FittedTable
 from service.runtime import answers, images, instances, tables_csv
 from service.runtime.answers import Answered, Scores
 from service.runtime.rows import Floats, as_float32
@@ -36,6 +37,15 @@ WRITERS: dict[str, Writer] = {
     answers.BYTES: answers.as_bytes,
 }
 """The first is what is answered where the request has no wish."""
+LEFT_OUT: dict[Reader, Callable[[bytes], int]] = {
+    # An object has what it names, or the file of an image; the first of them holds the instances.
+    instances.read: lambda body: body.count(b"{") - 1,
+    tables_csv.read: lambda body: body.count(b"\n") + body.count(b"\r"),
+    _image: lambda _: 1,
+}
+"""At most how many rows of a body need not be spelled, number by number. Lists are."""
+COUNTED = 1 << 20
+"""Bytes that are read in a thread whatever they come to, or are so simple that they come to no more."""
 QUALITY = re.compile(r";\s*q\s*=\s*([01](?:\.[0-9]{0,3})?)\s*(?:;|$)", re.IGNORECASE)
 
 
@@ -75,6 +85,17 @@ def writer(accept: str | None) -> Writer:
     if welcome[best][0] <= 0:
         raise NotAcceptable(f"Accept must welcome {' or '.join(WRITERS)}, or be left out. Received: {accept[:200]!r}.")
     return WRITERS[best]
+
+
+def extent(read: Reader, body: bytes, preprocessing: FittedPreprocessing) -> int:
+    """How much there is to read: bytes, or numbers where a few bytes stand for more of them, as the file of an image of
+    one colour does and a row of a table that leaves out its columns."""
+    if len(body) >= COUNTED:
+        return len(body)
+    rows = LEFT_OUT[read](body) if read in LEFT_OUT else 0
+    if isinstance(preprocessing, FittedTable):
+        return max(len(body), rows * len(preprocessing.columns))
+    return max(len(body), rows * math.prod(preprocessing.shape))
 
 
 def _welcome(media_type: str, ranges: list[tuple[str, float]]) -> tuple[float, int]:

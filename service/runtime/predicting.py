@@ -7,36 +7,42 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from starlette.types import Receive
 
-from service.runtime import answers, instances
+from gammabeta.schemas.models import Served
+from service.runtime import answers, instances, media
 from service.runtime.answers import Answered
 from service.runtime.batching import Batcher, Limits, Rows, Scores
 from service.runtime.listening import while_heard
 from service.runtime.loading import LoadedVersion
 from service.runtime.media import Reader, Writer
-from service.runtime.pacing import Pace
+from service.runtime.pacing import Pace, Workbench
 
 T = TypeVar("T")
 
 
 class Predictor:
-    """The threads on which networks are computed, and large bodies are parsed."""
+    """The threads on which networks are computed, large bodies are parsed, and large answers written."""
 
     def __init__(self, *, workers: int, threads: int, limits: Limits | None = None) -> None:
+        limits = limits or Limits()
         torch.set_num_threads(threads)
-        # OpenMP keeps the number for each thread, so each thread of the pools sets its own too.
-        pool = partial(ThreadPoolExecutor, workers, initializer=torch.set_num_threads, initargs=(threads,))
-        # Apart, so that a thread that is free for a batch is free.
-        self._computing, self._parsing = pool(thread_name_prefix="predict"), pool(thread_name_prefix="parse")
-        self._batcher = Batcher(self._computing, workers=workers, limits=limits or Limits())
-        self._pace = Pace()
+        # Apart from each other, so that a thread that is free for a batch is free, and no answer stands behind bodies
+        # that wait. OpenMP keeps the number for each thread, so each thread of the pools sets its own too.
+        self._pools = [
+            ThreadPoolExecutor(workers, name, initializer=torch.set_num_threads, initargs=(threads,))
+            for name in ("predict", "read", "write")
+        ]
+        self._computing, reading, writing = self._pools
+        bench = partial(Workbench, threads=workers, seconds=limits.queued_seconds, size=limits.queued_bytes)
+        self._batcher = Batcher(self._computing, workers=workers, limits=limits)
+        self._reading, self._writing = bench(reading, doing="read"), bench(writing, doing="written")
 
     async def predict(
         self,
@@ -54,18 +60,26 @@ class Predictor:
 
         Raises:
             MalformedRequest, InvalidRequest, UnsupportedMediaType, TooLarge: the body does not fit the model.
-            Overloaded: too many rows wait for this version already.
+            Overloaded: too much waits already.
             ClientDisconnect: nobody hears the answer.
         """
         version, statistics = loaded.version, loaded.statistics
         with statistics.request():
             self.check_room(loaded)
             start = time.perf_counter_ns()
-            x = await self.beside(partial(read, body, version.preprocessing), size=len(body), pace=loaded.paces[read])
+            x = await self.beside(
+                partial(read, body, version.preprocessing),
+                size=media.extent(read, body, version.preprocessing),
+                held=len(body),
+                pace=loaded.paces[read],
+                receive=receive,
+            )
             statistics.compute_input.add(time.perf_counter_ns() - start)
             scores = await self.scores(loaded, x, receive=receive)
             start = time.perf_counter_ns()
-            answered = await self.beside(partial(write, version, scores), size=scores.nbytes, pace=loaded.paces[write])
+            answered = await self.written(
+                partial(write, version, scores), size=scores.nbytes, pace=loaded.paces[write], receive=receive
+            )
             statistics.compute_output.add(time.perf_counter_ns() - start)
         return answered
 
@@ -73,33 +87,71 @@ class Predictor:
         """Before the body of a request is parsed: refusing must cost next to nothing.
 
         Raises:
-            Overloaded: too many rows wait for this version already.
+            Overloaded: too many rows wait for this version already, or too many answers to be written.
         """
         self._batcher.check_room(loaded.line)
+        self._writing.check_room()
 
-    async def beside(self, work: Callable[[], T], *, size: int, pace: Pace | None = None) -> T:
-        """Run work on `size` bytes, such as parsing them, where it holds up nobody else: in a thread if it is expected
-        to take long, at the pace of such work before."""
-        pace = pace or self._pace
+    async def beside(
+        self, work: Callable[[], T], *, size: int, pace: Pace, held: int | None = None, receive: Receive | None = None
+    ) -> T:
+        """Run work on the body of a request, such as parsing it, where it holds up nobody else: in a thread if it is
+        expected to take long, at the pace of such work before.
+
+        Args:
+            size: bytes that the work is on, as the pace counts them.
+            held: bytes of the body, if they are others than those.
+            receive: of the request: when the client goes while the work waits, it is not done.
+
+        Raises:
+            Overloaded: too much waits already.
+            ClientDisconnect: nobody hears the answer.
+        """
         if pace.is_short(size):
             return pace.kept(work, size)
-        return await asyncio.get_running_loop().run_in_executor(self._parsing, pace.kept, work, size)
+        held = size if held is None else held
+        self._reading.check_room(held)
+        return await _heard(partial(self._read, work, size, pace, held), receive)
+
+    async def _read(self, work: Callable[[], T], size: int, pace: Pace, held: int) -> T:
+        # Again: others that had room in the same turn of the event loop stand before this one now.
+        self._reading.check_room(held)
+        return await self._reading.do(work, size, pace, held=held)
+
+    async def written(self, work: Callable[[], T], *, size: int, pace: Pace, receive: Receive | None = None) -> T:
+        """The same for an answer, which is never refused: it has been computed.
+
+        Raises:
+            ClientDisconnect: nobody hears it.
+        """
+        if pace.is_short(size):
+            return pace.kept(work, size)
+        return await _heard(partial(self._writing.do, work, size, pace, held=size), receive)
 
     async def scores(self, loaded: LoadedVersion, x: Rows, *, receive: Receive | None = None) -> Scores:
         """x: rows as `instances.read` gives them -> [B, classes] scores, or [B] values.
 
         Raises:
             InvalidRequest: an instance gives something that is not finite.
-            Overloaded: too many rows wait for this version already.
+            Overloaded: too much waits already.
             ClientDisconnect: `receive`, if it is given, says that nobody hears the answer.
         """
         straight = self._batcher.straight(loaded.line, x)
         if straight is not None:
             return straight
-        waiting = self._batcher.scores(loaded.line, x)
-        return await (waiting if receive is None else while_heard(waiting, receive))
+        return await _heard(partial(self._batcher.scores, loaded.line, x), receive)
+
+    async def measured(self, loaded: LoadedVersion) -> Served:
+        """What the version serves with, as found now: on a thread that computes predictions, with as many threads of
+        its own as they have, and one at a time for each version, however many ask."""
+        async with loaded.measuring:
+            return await asyncio.get_running_loop().run_in_executor(self._computing, loaded.served)
 
     def close(self) -> None:
-        """End the threads, once what they compute is done."""
-        self._computing.shutdown()
-        self._parsing.shutdown()
+        """End the threads, once what they do is done."""
+        for pool in self._pools:
+            pool.shutdown()
+
+
+async def _heard(work: Callable[[], Coroutine[Any, Any, T]], receive: Receive | None) -> T:
+    return await (work() if receive is None else while_heard(work, receive))

@@ -1,7 +1,8 @@
 """Rows on which two engines are compared: drawn from what preprocessing was fitted to, always the same ones.
 
-table    numbers around their offset by their scale, missing where they may be; every category, an unseen one, none
-array    likewise for each channel; the first row is the offset itself
+table    numbers around their mean by their standard deviation, missing where they may be; as many categories as there
+         are rows for, an unseen one, none
+array    likewise for each channel; the first row is the mean itself
 image    black, white, a gradient along each axis, noise
 """
 
@@ -20,6 +21,7 @@ from gammabeta.schemas.preprocessing import (
     FittedImage,
     FittedPreprocessing,
     FittedTable,
+    NumericColumn,
 )
 
 Raw: TypeAlias = NDArray[Any]
@@ -32,8 +34,23 @@ MOST_NUMBERS = 1 << 20
 """In all rows together, as the network reads them."""
 
 
+def knows_rows(preprocessing: FittedPreprocessing) -> bool:
+    """Whether it says where the rows lay that it was fitted on. Older versions that leave numbers as they are do not,
+    and a probe around 0 would prove nothing about rows around a million."""
+    match preprocessing:
+        case FittedTable(columns=columns):
+            numbers = [each for each in columns if isinstance(each, NumericColumn)]
+            return not numbers or any(each.mean is not None or (each.offset, each.scale) != (0, 1) for each in numbers)
+        case FittedArray():
+            scaled = any(preprocessing.offset) or any(each != 1 for each in preprocessing.scale)
+            return bool(preprocessing.mean) or scaled
+        case FittedImage():
+            return True  # pixels are 0 … 255
+
+
 def probe_of(preprocessing: FittedPreprocessing) -> Raw:
-    """The rows: 64, fewer where they are huge, more where a column has more categories."""
+    """The rows: 64, fewer where they are huge, more where a column has more categories, as far as `MOST_NUMBERS` go:
+    of a column of over a thousand categories (less where others are wide too), some stand in no row."""
     draws = np.random.default_rng(0)
     most = max(FEWEST_ROWS, MOST_NUMBERS // max(1, math.prod(preprocessing.input_shape)))
     match preprocessing:
@@ -53,7 +70,9 @@ def _table(columns: tuple[Column, ...], rows: int, draws: np.random.Generator) -
             codes = [math.nan, -1.0, *range(len(column.categories))]
             x[:, at] = draws.permutation(np.resize(codes, rows))
         else:
-            x[:, at] = column.offset + column.scale * draws.standard_normal(rows)
+            mean = column.offset if column.mean is None else column.mean
+            # The deviation of a constant is 0, and what comes to be predicted need not be that constant.
+            x[:, at] = mean + (column.std or column.scale) * draws.standard_normal(rows)
             if column.fill is not None:
                 x[draws.random(rows) < 0.1, at] = math.nan
     return x
@@ -62,8 +81,9 @@ def _table(columns: tuple[Column, ...], rows: int, draws: np.random.Generator) -
 def _array(fitted: FittedArray, rows: int, draws: np.random.Generator) -> Raw:
     apart = draws.standard_normal((rows, *fitted.shape))
     apart[0] = 0.0
-    offset, scale = (_laid_out(values, fitted.shape) for values in (fitted.offset or (0.0,), fitted.scale or (1.0,)))
-    return (offset + scale * apart).astype(np.float32)
+    given = (fitted.mean or fitted.offset or (0.0,), fitted.std or (0.0,), fitted.scale or (1.0,))
+    mean, std, scale = (_laid_out(values, fitted.shape) for values in given)
+    return (mean + np.where(std > 0, std, scale) * apart).astype(np.float32)
 
 
 def _laid_out(values: tuple[float, ...], shape: tuple[int, ...]) -> Raw:

@@ -23,9 +23,10 @@ from gammabeta.store import models
 from gammabeta.store.tables import DEFAULT_PROJECT, LayerRow
 from service.runtime.batching import Cost
 from service.runtime.loading import LoadedVersion, Models, Weights, _bytes_together
+from service.runtime.pacing import Pace
 from tests.integration.service.conftest import Service, eventually
 
-PAIRS = FittedArray(shape=(2,), offset=(0.0, 0.0), scale=(1.0, 1.0))
+PAIRS = FittedArray(shape=(2,), mean=(0.0, 0.0), std=(1.0, 1.0))
 ROW = [[0.5, -1.5]]
 SLOW = Cost(1.0, 0.0)
 
@@ -134,26 +135,97 @@ def test_more_than_may_wait_is_refused_at_once(single: Service) -> None:
         assert (refused.status_code, refused.json()["code"]) == (429, "overloaded")
         assert int(refused.headers["retry-after"]) >= 1
         assert refused.headers["content-type"] == "application/problem+json"
+        # Before anything of its body is looked at.
+        unread = single.http.post("/v2/models/crowded/infer", content=b"[", headers={"Content-Encoding": "gzip"})
+        assert unread.status_code == 429
         single.shelf.version("quiet", PAIRS)
         assert predict(single, "quiet").status_code == 200
     assert [each.result().status_code for each in waiting] == [200, 200]
     assert predict(single, "crowded").status_code == 200
-    assert version.statistics.refused == 1
+    assert version.statistics.refused == 2
 
 
 def test_a_client_that_went_away_costs_no_computation(single: Service) -> None:
     single.shelf.version("impatient", PAIRS)
     version = loaded(single, "impatient")
-    body = b'{"instances": [[1, 2], [3, 4], [5, 6]]}'
-    head = f"POST /v1/models/impatient/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n"
     with busy(single, version):
-        with socket.create_connection(("127.0.0.1", httpx.URL(single.url).port or 80)) as connection:
-            connection.sendall(head.encode() + body)
+        with post_raw(single, "impatient", b'{"instances": [[1, 2], [3, 4], [5, 6]]}'):
             eventually(lambda: version.line.rows == 3)
         eventually(lambda: version.line.rows == 0)
     assert version.predictions == 2
     assert set(version.statistics.batches) == {1}
     assert version.statistics.fail.count == 1
+
+
+@pytest.fixture(scope="module")
+def narrow(start: Callable[..., Any]) -> Iterator[Service]:
+    """A service with one thread for bodies, where one large body may wait."""
+    with start(predict_workers=1, max_queued_bytes=2 * len(LONG) - 1) as running:
+        yield running
+
+
+LONG = b'{"instances": [' + b", ".join([b"[0.25, 0.75]"] * 10_000) + b"]}"
+
+
+@contextmanager
+def unread(service: Service, path: str) -> Iterator[ThreadPoolExecutor]:
+    """Until the end of the block no large body is read: the only thread is held up, and a first request is next."""
+    gate, bench = threading.Event(), service.server.app.state.context.predictor._reading
+    bench._pool.submit(gate.wait)
+    with ThreadPoolExecutor(4) as clients:
+        try:
+            first = clients.submit(service.http.post, path, content=LONG)
+            eventually(bench._turns.locked)
+            yield clients
+        finally:
+            gate.set()
+        assert first.result().status_code == 200
+
+
+def test_bodies_that_would_wait_too_long_to_be_read_are_refused_and_small_ones_are_not(narrow: Service) -> None:
+    narrow.shelf.version("wordy", PAIRS)
+    version, path = loaded(narrow, "wordy"), "/v1/models/wordy/predict"
+    with unread(narrow, path):
+        refused = narrow.http.post(path, content=LONG)
+        assert (refused.status_code, refused.json()["code"]) == (429, "overloaded")
+        assert "GAMMABETA_MAX_QUEUED_BYTES" in refused.json()["detail"]
+        assert int(refused.headers["retry-after"]) >= 1
+        assert predict(narrow, "wordy").status_code == 200
+    assert version.statistics.refused == 1
+    assert narrow.http.post(path, content=LONG).status_code == 200
+
+
+def test_answers_are_written_before_bodies_that_wait_are_read(narrow: Service) -> None:
+    """However large: this one has more bytes than the body that asks for it."""
+    narrow.shelf.version("verbose", PAIRS)
+    with unread(narrow, "/v1/models/verbose/predict"):
+        body = b'{"instances":[' + b",".join([b"[0,1]"] * 16_000) + b"]}"
+        assert not Pace().is_short(16_000 * 3 * 4)
+        answer = narrow.http.post("/v1/models/verbose/predict", content=body)
+        assert (answer.status_code, len(answer.json()["predictions"])) == (200, 16_000)
+
+
+def test_a_client_that_went_away_while_its_body_waited_costs_nothing_more(narrow: Service) -> None:
+    narrow.shelf.version("hasty", PAIRS)
+    version = loaded(narrow, "hasty")
+    bench = narrow.server.app.state.context.predictor._reading
+    shorter = b'{"instances": [' + b", ".join([b"[0.25, 0.75]"] * 9_000) + b"]}"
+    with unread(narrow, "/v1/models/hasty/predict"):
+        held = bench._bytes
+        with post_raw(narrow, "hasty", shorter):
+            eventually(lambda: bench._bytes > held)
+        eventually(lambda: bench._bytes == held)
+    assert version.predictions == 1 + 10_000
+    assert version.statistics.fail.count == 1
+
+
+@contextmanager
+def post_raw(service: Service, model: str, body: bytes) -> Iterator[None]:
+    """A request whose client goes away at the end of the block."""
+    head = f"POST /v1/models/{model}/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", httpx.URL(service.url).port or 80)) as connection:
+        connection.sendall(head.encode() + body)
+        yield
 
 
 def test_a_large_body_is_read_and_computed_in_pieces(single: Service) -> None:

@@ -8,7 +8,6 @@ import struct
 import subprocess
 import sys
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,9 @@ from PIL import Image
 
 from gammabeta import images
 from gammabeta.errors import DatasetInvalid
-from tests.pictures import encoded, noise, zipped
+from tests.pictures import black_square, encoded, noise, zipped
 from tests.unit.ingestion.conftest import LIMITS, Ingest, Ingested
+from worker.imagefiles import BEGINNING
 
 Files = dict[str, bytes]
 
@@ -272,19 +272,31 @@ def test_limits_are_those_of_arrays(refused: Callable[..., tuple[str, str]]) -> 
     assert [refused(TWO, limits=limits)[0] for limits in (few, small)] == ["too_large", "too_large"]
 
 
+def test_images_are_counted_before_one_is_read(refused: Callable[..., tuple[str, str]]) -> None:
+    few = LIMITS.model_copy(update={"rows": 3})
+    reason, message = refused(TWO | {"cat/1.png": b"no image"}, limits=few)
+    assert reason == "too_large"
+    assert "Received: 4" in message
+
+
+def test_headers_are_read_from_the_beginning_of_files(
+    ingest: Callable[..., Ingested], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that archives of large files are not unpacked twice; but those with much metadata before the pixels are."""
+    read: list[int] = []
+    header = images.header
+    monkeypatch.setattr("worker.imagefiles.images.header", lambda data: (read.append(len(data)), header(data))[1])
+    large = {f"{label}/1.png": encoded(noise(seed, 400, 400)) for seed, label in enumerate("ab")}
+    assert ingest(large).manifest.features[0].shape == (400, 400)
+    assert read == [BEGINNING, BEGINNING]
+    read.clear()
+    profile = {"icc_profile": np.random.default_rng(0).bytes(2 * BEGINNING)}
+    described = {name: encoded(noise(seed, 4, 5), **profile) for seed, name in enumerate(("a/1.png", "b/1.png"))}
+    assert ingest(described).manifest.features[0].shape == (4, 5)
+    assert read == [BEGINNING, len(described["a/1.png"]), BEGINNING, len(described["b/1.png"])]
+
+
 # ── archives that lie ──
-
-
-def png_of(side: int) -> bytes:
-    """A black square of which the first thousand rows are there, in a file of some kilobytes."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0))
-    packer, line = zlib.compressobj(9), bytes(1 + (side + 7) // 8)
-    body = b"".join(packer.compress(line) for _ in range(1_000)) + packer.flush()
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", body) + chunk(b"IEND", b"")
 
 
 def overlapping() -> bytes:
@@ -299,6 +311,28 @@ def overlapping() -> bytes:
                 setattr(again, name, getattr(first, name))
             archive.filelist.append(again)
     return buffer.getvalue()
+
+
+def beyond_the_end(field: str, value: int) -> bytes:
+    """The directory says that the first file lies where there is nothing; numbers beyond 32 bits stand in its zip64
+    fields."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in TWO.items():
+            archive.writestr(name, data)
+        setattr(archive.getinfo("cat/1.png"), field, value)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("field", ["header_offset", "compress_size"])
+@pytest.mark.parametrize("value", [1_000_000, 2**40, 2**62, 2**64 - 1])
+def test_files_that_lie_beyond_the_archive_are_refused(
+    refused: Callable[..., tuple[str, str]], field: str, value: int
+) -> None:
+    reason, message = refused(beyond_the_end(field, value))
+    assert reason == "not_zip"
+    assert "must lie within the archive" in message
+    assert "'cat/1.png'" in message
 
 
 def larger_than_declared() -> bytes:
@@ -321,7 +355,11 @@ ARCHIVES: dict[str, tuple[Callable[[], bytes], str, int]] = {
     "too many bytes": (lambda: zipped({"cat/1.png": bytes(images.MAX_BYTES + 1)}), "too_large", 64),
     "more than declared": (larger_than_declared, "not_zip", 64),
     "overlapping members": (overlapping, "not_zip", 64),
-    "30,000 x 30,000 pixels": (lambda: zipped({"a/1.png": png_of(30_000), "b/1.png": png_of(30_000)}), "too_large", 64),
+    "30,000 x 30,000 pixels": (
+        lambda: zipped(dict.fromkeys(("a/1.png", "b/1.png"), black_square(30_000, rows=1_000))),
+        "too_large",
+        64,
+    ),
     "a zip in a zip": (lambda: zipped({f"{n}/x.png": zipped({"x": bytes(1 << 20)}) for n in "ab"}), "not_an_image", 64),
     "many images": (many, "done", 128),
 }

@@ -159,6 +159,11 @@ def test_array_is_scaled_channel_by_channel(shape: tuple[int, ...]) -> None:
     y = prepared(standard, x)
     assert y.shape == x.shape
     assert_allclose(y[:30].std(axis=axes), [1, 0, 1], atol=1e-5)
+    assert (standard.mean, standard.std) == ((), ())
+    plain = fitted_array(x, numeric="none")
+    assert_allclose(plain.mean, trained.mean(axis=axes), rtol=1e-12)
+    assert_allclose(plain.std, trained.std(axis=axes), rtol=1e-9)
+    np.testing.assert_array_equal(prepared(plain, x), x)
     y = prepared(fitted_array(x, numeric="minmax"), x)[:30]
     assert_allclose(y.min(axis=axes), [0, 0, 0], atol=1e-6)
     assert_allclose(y.max(axis=axes), [1, 0, 1], atol=1e-6)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -11,15 +13,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.requests import ClientDisconnect
 
 from gammabeta.errors import InvalidRequest, Overloaded
+from gammabeta.schemas.preprocessing import FittedImage, FittedPreprocessing, FittedTable, NumericColumn
+from service.runtime import media
 from service.runtime.batching import HERE_SECONDS, PIECE, STRAIGHT_SECONDS, Batcher, Cost, Limits, Line, Rows, Scores
 from service.runtime.counting import Statistics
 from service.runtime.listening import while_heard
-from service.runtime.pacing import SMALL_BYTES, Pace
+from service.runtime.pacing import SMALL_BYTES, Pace, Workbench
 
 SLOW, MIDDLING, FREE = Cost(1.0, 0.0), Cost((STRAIGHT_SECONDS + HERE_SECONDS) / 2, 0.0), Cost(0.0, 0.0)
 POISON = -1.0
@@ -77,8 +81,8 @@ def desk(cost: Cost = SLOW, *, workers: int = 1, gate: bool = False, **limits: A
             net.gate.set()
 
 
-def run(scene: Callable[[Desk], Awaitable[None]], cost: Cost = SLOW, **settings: Any) -> Desk:
-    with desk(cost, **settings) as opened:
+def run(scene: Callable[[Desk], Awaitable[None]], cost: Cost = SLOW, **limits: Any) -> Desk:
+    with desk(cost, **limits) as opened:
         asyncio.run(scene(opened))  # type: ignore[arg-type]
     return opened
 
@@ -111,7 +115,7 @@ def test_what_comes_in_one_turn_is_computed_together() -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit", "batches"), [(4, [1, 4, 4, 2]), (5, [1, 4, 4, 2]), (3, [1, 2, 2, 2, 2, 2]), (1, [1] + [2] * 5)]
+    ("limit", "batches"), [(4, [1, 4, 4, 2]), (5, [1, 4, 4, 2]), (3, [1, 2, 2, 2, 2, 2]), (1, [1] * 11)]
 )
 def test_a_batch_has_no_more_rows_than_it_may(limit: int, batches: list[int]) -> None:
     async def scene(desk: Desk) -> None:
@@ -124,7 +128,8 @@ def test_a_batch_has_no_more_rows_than_it_may(limit: int, batches: list[int]) ->
     assert run(scene, batch_rows=limit).net.batches == batches
 
 
-@given(st.lists(st.integers(1, 2 * PIECE + 3), min_size=1, max_size=12), st.integers(1, 100), st.booleans())
+@settings(deadline=None)  # some hundred changes of threads
+@given(st.lists(st.integers(1, 2 * PIECE + 3), min_size=1, max_size=6), st.integers(64, 1_000), st.booleans())
 def test_each_gets_its_own_rows_in_their_order(sizes: list[int], limit: int, in_thread: bool) -> None:
     async def scene(desk: Desk) -> None:
         starts = np.cumsum([0, *sizes])
@@ -171,16 +176,54 @@ def test_a_large_request_goes_in_turn_with_small_ones() -> None:
 
     async def scene(desk: Desk) -> None:
         first = await desk.occupy()
-        large, small = desk.ask(*np.arange(3.0 * PIECE)), desk.ask(1.0)
+        large, small = desk.ask(*np.arange(12.0)), desk.ask(1.0)
         large.add_done_callback(lambda _: order.append("large"))
         small.add_done_callback(lambda _: order.append("small"))
         await turns()
         desk.net.gate.set()
-        assert len(await large) == 3 * PIECE
+        assert len(await large) == 12
         await asyncio.gather(first, small)
 
-    assert run(scene).net.batches == [1, PIECE, 1, PIECE, PIECE]
+    assert run(scene, batch_rows=4).net.batches == [1, 4, 1, 4, 4]
     assert order == ["small", "large"]
+
+
+@pytest.mark.parametrize(
+    ("cost", "batch_rows", "batches"),
+    [
+        (SLOW, 4, [4, 4, 2]),
+        (SLOW, 1, [1] * 10),
+        (Cost(0.0, 0.025), 64, [2] * 5),
+        (Cost(1.0, 0.025), 64, [2] * 5),
+        (Cost(0.0, 1.0), 64, [1] * 10),
+        (Cost(1.0, 0.0), 64, [10]),
+    ],
+)
+def test_no_more_rows_are_computed_at_once_than_may_be_nor_for_long(
+    cost: Cost, batch_rows: int, batches: list[int]
+) -> None:
+    async def scene(desk: Desk) -> None:
+        await desk.ask(*np.arange(10.0))
+
+    assert run(scene, cost, gate=True, batch_rows=batch_rows).net.batches == batches
+
+
+def test_a_piece_has_a_bound_of_its_own() -> None:
+    async def scene(desk: Desk) -> None:
+        await desk.ask(*np.arange(PIECE + 1.0))
+
+    assert run(scene, gate=True, batch_rows=10_000).net.batches == [PIECE, 1]
+
+
+def test_who_waits_together_for_a_slow_network_is_not_computed_all_at_once() -> None:
+    async def scene(desk: Desk) -> None:
+        first = await desk.occupy()
+        others = [desk.ask(1.0) for _ in range(5)]
+        await turns()
+        desk.net.gate.set()
+        await asyncio.gather(first, *others)
+
+    assert run(scene, Cost(0.0, 0.025)).net.batches == [1, 2, 2, 1]
 
 
 def test_too_many_rows_are_refused_at_once() -> None:
@@ -200,7 +243,59 @@ def test_too_many_rows_are_refused_at_once() -> None:
         await asyncio.gather(first, last, *waiting)
         assert len(await desk.ask(1.0, 2.0)) == 2
 
-    assert run(scene, queued_rows=5).line.statistics.refused == 2
+    run(scene, queued_rows=5)
+
+
+def test_nobody_waits_longer_than_a_request_may() -> None:
+    async def scene(desk: Desk) -> None:
+        first = await desk.occupy()
+        waiting = [desk.ask(1.0) for _ in range(4)]
+        await turns()
+        with pytest.raises(
+            Overloaded, match=r"may have to wait at most 350 ms.*4 rows, which take 400 ms.*GAMMABETA_MAX_QUEUED_MS"
+        ):
+            await desk.ask(1.0)
+        with pytest.raises(Overloaded):
+            desk.batcher.check_room(desk.line)
+        desk.net.gate.set()
+        await asyncio.gather(first, *waiting)
+
+    run(scene, Cost(0.0, 0.1), queued_seconds=0.35)
+
+
+def test_a_large_request_waits_for_all_that_others_have_left_and_a_small_one_for_a_piece_of_each() -> None:
+    async def scene(desk: Desk) -> None:
+        first = await desk.occupy()
+        large = desk.ask(*np.arange(20.0))
+        await turns()
+        assert desk.line.rows == 1
+        with pytest.raises(Overloaded, match="20 rows, which take 2,000 ms"):
+            await desk.ask(1.0, 2.0)
+        small = desk.ask(1.0)
+        await turns()
+        desk.net.gate.set()
+        await asyncio.gather(first, large, small)
+
+    run(scene, Cost(0.0, 0.1))
+
+
+def test_rows_of_all_versions_together_take_only_so_many_bytes() -> None:
+    async def scene(desk: Desk) -> None:
+        first, other = await desk.occupy(), Line(desk.net, SLOW, Statistics())
+        waiting = desk.ask(*np.arange(10.0))
+        await turns()
+        for line in (desk.line, other):
+            with pytest.raises(Overloaded, match=r"at most 100 bytes.*24 more, while 80 wait.*MAX_QUEUED_BYTES"):
+                await desk.batcher.scores(line, rows(1.0, 2.0, 3.0))
+        waiting.cancel()
+        await turns()
+        small = asyncio.create_task(desk.batcher.scores(other, rows(1.0, 2.0, 3.0)))
+        desk.net.gate.set()
+        await asyncio.gather(first, small)
+        assert len(await desk.ask(*np.arange(100.0))) == 100
+        assert desk.line.bytes == other.bytes == 0
+
+    run(scene, queued_bytes=100)
 
 
 def test_a_request_of_any_size_is_taken_where_nobody_waits() -> None:
@@ -279,7 +374,7 @@ def test_cheap_rows_are_computed_where_they_stand_unless_others_wait() -> None:
         scores = desk.batcher.straight(desk.line, rows(1.0, 2.0))
         assert scores is not None
         assert scores.tolist() == [2, 4]
-        assert desk.batcher.straight(desk.line, rows(*range(PIECE + 1))) is None
+        assert desk.batcher.straight(desk.line, rows(*range(65))) is None
         waiting = desk.ask(1.0)
         await asyncio.sleep(0)
         assert desk.line
@@ -314,22 +409,45 @@ def test_the_cost_of_a_batch_is_measured() -> None:
 
 
 def test_work_goes_on_while_somebody_hears_the_answer() -> None:
+    async def answered() -> str:
+        await asyncio.sleep(0)
+        return "done"
+
     async def scene() -> None:
         hangs_up: asyncio.Queue[Any] = asyncio.Queue()
-        assert await while_heard(asyncio.sleep(0, "done"), hangs_up.get) == "done"
+        assert await while_heard(answered, hangs_up.get) == "done"
         never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         async def work() -> None:
             await never
 
         hangs_up.put_nowait({"type": "http.request", "body": b""})
+        heard = asyncio.create_task(while_heard(work, hangs_up.get))
+        await turns()
         hangs_up.put_nowait({"type": "http.disconnect"})
         with pytest.raises(ClientDisconnect):
-            await while_heard(work(), hangs_up.get)
+            await heard
         await turns()
         assert never.cancelled()
 
     asyncio.run(scene())
+
+
+def test_no_work_is_begun_for_who_has_gone_already() -> None:
+    begun = []
+
+    async def gone() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    async def work() -> None:
+        begun.append(True)
+
+    async def scene(desk: Desk) -> None:
+        for each in (work, partial(desk.batcher.scores, desk.line, rows(1.0))):
+            with pytest.raises(ClientDisconnect):
+                await while_heard(each, gone)
+
+    assert run(scene, MIDDLING, gate=True).net.batches == begun == []
 
 
 def test_a_pace_is_learned() -> None:
@@ -340,3 +458,152 @@ def test_a_pace_is_learned() -> None:
     assert not pace.is_short(10**5)
     assert quick.is_short(10**5)
     assert pace.is_short(SMALL_BYTES - 1)
+
+
+# ── the workbench ──
+
+
+@dataclass
+class Bench:
+    """A workbench of one thread, and work that ends when the gate opens."""
+
+    bench: Workbench
+    gate: threading.Event = field(default_factory=threading.Event)
+    done: list[str] = field(default_factory=list)
+
+    def ask(self, name: str, size: int = 100) -> asyncio.Task[None]:
+        def work() -> None:
+            assert self.gate.wait(10)
+            self.done.append(name)
+
+        return asyncio.create_task(self.bench.do(work, size, Pace(), held=size))
+
+
+def at_bench(scene: Callable[[Bench], Awaitable[None]], *, seconds: float = 1.0, size: int = 10**9) -> Bench:
+    with ThreadPoolExecutor(1) as pool:
+
+        async def opened() -> Bench:
+            bench = Bench(Workbench(pool, threads=1, seconds=seconds, size=size, doing="read"))
+            try:
+                await scene(bench)
+            finally:
+                bench.gate.set()
+            return bench
+
+        return asyncio.run(opened())
+
+
+def test_work_of_any_size_is_taken_where_a_thread_is_free_and_little_where_none_is() -> None:
+    async def scene(bench: Bench) -> None:
+        bench.bench.check_room(10**12)
+        first = bench.ask("first")
+        await turns()
+        bench.bench.check_room(100)
+        with pytest.raises(
+            Overloaded, match=r"250 bytes may wait to be read.*151 bytes more.*100 bytes wait"
+        ) as caught:
+            bench.bench.check_room(151)
+        assert caught.value.retry_after == 1
+        bench.gate.set()
+        await first
+        bench.bench.check_room(10**12)
+
+    at_bench(scene, size=250)
+
+
+def test_work_waits_only_for_so_long() -> None:
+    async def scene(bench: Bench) -> None:
+        size = 10**7  # 0.1 s at the pace that is taken to begin with
+        tasks = [bench.ask("first", size), bench.ask("second", size)]
+        await turns()
+        bench.bench.check_room()
+        tasks.append(bench.ask("third", size))
+        await turns()
+        with pytest.raises(Overloaded, match=r"At most 250 ms.* while 300 ms"):
+            bench.bench.check_room()
+        bench.gate.set()
+        await asyncio.gather(*tasks)
+
+    assert at_bench(scene, seconds=0.25).done == ["first", "second", "third"]
+
+
+def test_work_that_is_given_up_while_it_waits_is_not_done_and_leaves_room() -> None:
+    async def scene(bench: Bench) -> None:
+        first, gone, kept = bench.ask("first"), bench.ask("gone"), bench.ask("kept")
+        await turns()
+        with pytest.raises(Overloaded):
+            bench.bench.check_room(100)
+        gone.cancel()
+        await turns()
+        bench.bench.check_room(100)
+        bench.gate.set()
+        await asyncio.gather(first, kept)
+
+    assert at_bench(scene, size=350).done == ["first", "kept"]
+
+
+def test_work_that_is_given_up_while_it_is_done_keeps_its_thread_until_it_ends() -> None:
+    async def scene(bench: Bench) -> None:
+        first = bench.ask("first")
+        await turns()
+        first.cancel()
+        after = bench.ask("after")
+        await turns()
+        assert bench.bench.wait_seconds > 0
+        bench.gate.set()
+        await after
+
+    assert at_bench(scene).done == ["first", "after"]
+
+
+def test_what_was_read_before_an_error_is_kept_by_nobody() -> None:
+    """Not even until rings of objects are looked for, which may be long after many such bodies."""
+    kept: list[weakref.ref[Any]] = []
+
+    def work() -> None:
+        body = np.zeros(1)
+        kept.append(weakref.ref(body))
+        raise InvalidRequest(f"{len(body)} bytes are too many.")
+
+    async def scene(bench: Bench) -> None:
+        never: asyncio.Queue[Any] = asyncio.Queue()
+        with pytest.raises(InvalidRequest):
+            await while_heard(lambda: bench.bench.do(work, 1, Pace(), held=1), never.get)
+        await turns()
+
+    gc.disable()
+    try:
+        at_bench(scene)
+        assert [each() for each in kept] == [None]
+    finally:
+        gc.enable()
+
+
+# ── what a body comes to ──
+
+IMAGE, TABLE = (
+    FittedImage(shape=(100, 100)),
+    FittedTable(columns=(NumericColumn(name="a", fill=0.0), NumericColumn(name="b", fill=0.0)) * 50),
+)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "preprocessing", "extent"),
+    [
+        ("image/png", b"small", IMAGE, 10_000),
+        (None, b'{"instances": [{"b64": ""}, {"b64": ""}]}', IMAGE, 20_000),
+        (None, b'{"instances": [[1], [2]]}', IMAGE, 25),
+        (None, b'{"instances": [{}, {}]}', TABLE, 200),
+        ("text/csv", b"a\r\n1\r\n", TABLE, 400),
+        (None, b"{" * (1 << 20), TABLE, 1 << 20),
+    ],
+)
+def test_a_small_body_that_comes_to_much_is_no_short_work(
+    content_type: str | None, body: bytes, preprocessing: FittedPreprocessing, extent: int
+) -> None:
+    assert media.extent(media.reader(content_type), body, preprocessing) == extent
+
+
+def test_a_small_body_of_large_images_is_read_in_a_thread() -> None:
+    large = FittedImage(shape=(4096, 4096))
+    assert not Pace().is_short(media.extent(media.reader("image/png"), b"x" * 20_000, large))

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import structlog
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +19,7 @@ from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
-from gammabeta.nets import losses, state
+from gammabeta.nets import losses, onnx_graph, state
 from gammabeta.nets.batchnorm import BatchNorm
 from gammabeta.nets.build import Network, build_network
 from gammabeta.nets.folding import Folding, fold
@@ -31,8 +34,19 @@ from gammabeta.schemas.preprocessing import (
 )
 from gammabeta.schemas.presets import CnnPreset, MlpPreset
 from gammabeta.schemas.resolution import Task
+from service.runtime import computing as computing_module
 from service.runtime import scoring
-from service.runtime.engines import Choice, OnnxEngine, Prepared, Refusal, TorchEngine, compared, prepare
+from service.runtime.computing import Computing
+from service.runtime.engines import (
+    Choice,
+    EngineFailed,
+    OnnxEngine,
+    Prepared,
+    Refusal,
+    TorchEngine,
+    compared,
+    prepare,
+)
 from service.runtime.probing import probe_of
 from service.settings import ServiceSettings
 from tests.unit.nets.networks import lived_in
@@ -68,9 +82,10 @@ def test_engine_that_serves_agrees_with_the_network_itself(fitted: FittedPreproc
     logits = prepared.engine.logits(probe)
     assert prepared.engine.name == ("torch" if choice == "torch" else "onnxruntime")
     assert logits.dtype == np.float32
-    difference = np.abs(logits.astype(float) - expected).max()
-    assert prepared.max_difference == difference <= 1e-4 * max(1.0, np.abs(expected).max())
-    assert prepared.largest_logit == np.abs(expected).max()
+    differences, largest = np.abs(logits.astype(float) - expected).max(axis=1), np.abs(expected).max(axis=1)
+    assert (differences <= 1e-4 * np.maximum(1.0, largest)).all()
+    worst = (differences / np.maximum(1.0, largest)).argmax()
+    assert (prepared.max_difference, prepared.largest_logit) == (differences[worst], largest[worst])
     assert (logits.argmax(1) == expected.argmax(1)).all()
     assert prepared.probe_rows == len(probe)
     assert all(each.into for each in prepared.foldings)
@@ -169,6 +184,139 @@ def test_rows_that_nobody_may_write_to_are_read(fitted: FittedPreprocessing, cho
 def test_pixels_are_the_same_as_bytes_and_as_numbers(choice: Choice) -> None:
     engine, probe = prepare(network_on(IMAGE), IMAGE, choice=choice).engine, probe_of(IMAGE)
     assert np.array_equal(engine.logits(probe), engine.logits(probe.astype(np.float32)))
+
+
+FAR = FittedArray(shape=(6,), offset=(0.0,) * 6, scale=(1.0,) * 6, mean=(1e6,) * 6, std=(100.0,) * 6)
+"""What is fitted with `numeric` "none" to features of a million, more or less."""
+
+
+def used_to(fitted: FittedArray, rows: Array) -> Network:
+    """A network whose batch norms know these rows."""
+    plan = plan_network(MlpPreset(hidden=(8, 8)), input_shape=fitted.input_shape, outputs=3)
+    network = build_network(plan, fitted, task="classes").train()
+    with torch.no_grad():
+        for _ in range(2_000):
+            network(torch.from_numpy(rows))
+    return network.eval()
+
+
+@pytest.mark.parametrize("choice", ["onnxruntime", "torch"])
+def test_what_serves_is_right_on_rows_that_are_left_as_they_are(choice: Choice) -> None:
+    rows = np.random.default_rng(5).normal(1e6, 100, (500, 6)).astype(np.float32)
+    network = used_to(FAR, rows)
+    with torch.no_grad():
+        expected = network(torch.from_numpy(rows)).numpy()
+    around_zero = FAR.model_copy(update={"mean": (0.0,) * 6, "std": (1.0,) * 6})
+    misled = prepare(network, around_zero, choice=choice)
+    assert not misled.refusals or choice == "torch"
+    assert compared("classes", expected, misled.engine.logits(rows)).mismatch
+    prepared = prepare(network, FAR, choice=choice)
+    assert compared("classes", expected, prepared.engine.logits(rows)).mismatch is None
+    assert any("differ from the network's" in each.reason for each in prepared.refusals)
+
+
+@pytest.mark.parametrize(
+    "unknown",
+    [
+        FittedArray(shape=(6,)),
+        FittedArray(shape=(6,), offset=(0.0,) * 6, scale=(1.0,) * 6),
+        FittedTable(columns=tuple(NumericColumn(name=f"x{at}", fill=None) for at in range(6))),
+    ],
+)
+def test_version_that_does_not_say_what_its_rows_were_like_is_served_by_the_network_itself(
+    unknown: FittedPreprocessing,
+) -> None:
+    prepared = prepare(network_on(unknown), unknown)
+    assert (prepared.engine.name, prepared.engine.bytes, prepared.max_difference) == ("torch", 0, 0)
+    assert [each.engine for each in prepared.refusals] == ["onnxruntime", "torch, folded"]
+    assert all("does not say what its rows were like" in each.reason for each in prepared.refusals)
+
+
+def test_probe_lies_where_the_rows_were() -> None:
+    table = FittedTable(
+        columns=(
+            NumericColumn(name="a", fill=None, mean=1e6, std=100.0),
+            NumericColumn(name="b", fill=None, mean=3.0, std=0.0),
+            NumericColumn(name="c", fill=None, offset=0.0, scale=1e9, mean=2.0, std=1.0),
+        )
+    )
+    rows = probe_of(table)
+    np.testing.assert_allclose(rows.mean(axis=0), [1e6, 3, 2], atol=50)
+    np.testing.assert_allclose(rows.std(axis=0), [100, 1, 1], rtol=0.4)
+    channels = FittedArray(shape=(5, 2), mean=(1e6, 3.0), std=(100.0, 0.0))
+    rows = probe_of(channels)
+    assert rows[0].tolist() == [[1e6, 3.0]] * 5
+    np.testing.assert_allclose(rows.std(axis=(0, 1)), [100, 1], rtol=0.3)
+
+
+class Broken:
+    """As an engine that has run out of something."""
+
+    name, bytes, training = "onnxruntime", 100, False
+
+    def logits(self, raw: Array) -> Array:  # noqa: ARG002
+        """raw: [B, …]."""
+        raise EngineFailed("it could not compute. Out of memory.")
+
+
+def broken(network: Network) -> Computing:
+    prepared = replace(prepare(network, ARRAY), engine=Broken())
+    return Computing(prepared, "classes", model="churn", version="3")
+
+
+def test_engine_that_fails_makes_way_for_the_network_itself_once_and_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    logged = structlog.testing.CapturingLogger()
+    monkeypatch.setattr(computing_module, "log", logged)
+    network, probe = network_on(ARRAY), probe_of(ARRAY)
+    computing = broken(network)
+    with torch.no_grad():
+        expected = network.scores(torch.from_numpy(probe)).numpy()
+    with ThreadPoolExecutor(4) as pool:
+        for scores in pool.map(computing, [probe] * 8):
+            assert_allclose(scores, expected, atol=1e-6)
+    (call,) = logged.calls
+    assert (call.method_name, call.kwargs["model"], call.kwargs["version"]) == ("error", "churn", "3")
+    now = computing.prepared
+    assert (now.engine.name, now.engine.bytes, now.max_difference) == ("torch", 0, 0)
+    assert now.refusals == (Refusal("onnxruntime", "it could not compute. Out of memory."),)
+    assert {each.into for each in now.foldings} == {None}
+
+
+def test_engine_that_fails_as_it_is_measured_makes_way_too() -> None:
+    computing = broken(network_on(ARRAY))
+    found = computing.measured_now()
+    assert (found.max_difference, found.mismatch) == (0, None)
+    assert computing.prepared.engine.name == "torch"
+
+
+@pytest.mark.parametrize("error", ["ImportError", "RuntimeError"])
+def test_engine_that_cannot_be_imported_makes_way(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: str) -> None:
+    (tmp_path / "onnxruntime.py").write_text(f"raise {error}('its library is not for this machine')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
+    prepared = prepare(network_on(ARRAY), ARRAY)
+    assert prepared.engine.name == "torch"
+    assert prepared.refusals == (Refusal("onnxruntime", "it cannot be imported. its library is not for this machine"),)
+
+
+def test_graph_that_cannot_be_written_for_any_reason_makes_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*args: Any, **kwargs: Any) -> bytes:
+        raise RuntimeError("the graph has a cycle")
+
+    monkeypatch.setattr(onnx_graph, "onnx_model", failing)
+    prepared = prepare(network_on(ARRAY), ARRAY)
+    assert prepared.engine.name == "torch"
+    assert "the graph has a cycle" in prepared.refusals[0].reason
+
+
+def test_no_part_of_an_engine_is_in_training_mode() -> None:
+    prepared = prepare(network_on(IMAGE, padding="same"), IMAGE, choice="torch", folded=False)
+    assert not prepared.engine.training
+    alone = fold(prepared.network, into_others=False)
+    engine = TorchEngine(alone, beyond=prepared.network)
+    assert not engine.training
+    alone.layers[0].train()
+    assert engine.training
 
 
 def test_without_folding_nothing_is_folded_and_torch_serves_as_it_is() -> None:
@@ -298,6 +446,9 @@ def test_network_in_training_mode_is_not_prepared() -> None:
         ("number", [[0.5]], [[0.5002]], "differ from"),
         ("number", [[3e38]], [[-3e38]], "differ from"),
         ("number", [[math.nan]], [[math.nan]], "not all logits are finite"),
+        ("number", [[900.0], [0.5]], [[900.0], [0.51]], "by 0.01; at most 0.0001 is allowed"),
+        ("number", [[900.0], [0.5]], [[900.05], [0.5]], None),
+        ("classes", [[900.0, 0.0], [1.0, 1.00002]], [[900.0, 0.0], [1.00002, 1.0]], "1 of 2 rows get another label"),
         ("classes", [[1.0, math.inf]], [[1.0, math.inf]], "not all logits are finite"),
         ("classes", [[1.0, 2.0]], [[math.nan, 2.0]], "not all logits are finite"),
     ],

@@ -436,6 +436,16 @@ def test_a_bomb_is_refused_before_it_is_large(name: str, compress: Any) -> None:
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize(("name", "compress"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
+def test_a_bomb_within_the_limit_is_refused_by_its_ratio(name: str, compress: Any) -> None:
+    small, large = b"[]," * (1 << 20), b"[]," * (2 << 20)
+    assert codings.decoded(compress(small), name, limit=1 << 30) == small
+    with pytest.raises(TooLarge, match="at most 100 times as many bytes"):
+        codings.decoded(compress(large), name, limit=1 << 30)
+    digits = np.random.default_rng(0).integers(48, 58, 6 << 20, dtype=np.uint8).tobytes()
+    assert codings.decoded(compress(digits), name, limit=1 << 30) == digits
+
+
 @pytest.mark.parametrize(
     "body", [b"", b"abc", gzip.compress(b"abc")[:-1], gzip.compress(b"abc") + b"x", zlib.compress(b"")]
 )

@@ -6,6 +6,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from gammabeta.errors import GammabetaError, InvalidRequest, Overloaded
+from service.routes import predict
 from service.routes.predict import addressed
 from service.shortcuts import Shortcuts
 from tests.unit.service.asgi import Sent, request
@@ -55,6 +56,13 @@ def test_errors_are_problems_as_from_any_route(error: Exception, status: int) ->
     assert asked("/models/digits/predict", error=error).status == status
 
 
+def test_an_error_keeps_nothing_of_its_request() -> None:
+    error = InvalidRequest()
+    error.__cause__ = ValueError("the body")
+    assert asked("/models/digits/predict", error=error).status == 422
+    assert (error.__traceback__, error.__cause__, error.__context__) == (None, None, None)
+
+
 def test_a_bug_is_for_those_who_log_it() -> None:
     with pytest.raises(ZeroDivisionError):
         asked("/models/digits/predict", error=ZeroDivisionError())
@@ -81,3 +89,12 @@ def test_what_is_wrong_with_an_address_is_named(name: str, query: bytes, field: 
     with pytest.raises(InvalidRequest) as caught:
         addressed(name, query)
     assert [error.field for error in caught.value.errors] == [field]
+
+
+def test_only_short_addresses_are_remembered() -> None:
+    kept = predict._kept.cache_info().currsize
+    for times in range(40, 60):
+        assert addressed("digits", b"&".join([b"version=3"] * times)) == ("digits", "3", None)
+    assert predict._kept.cache_info().currsize == kept
+    addressed("digits", b"version=3456")
+    assert predict._kept.cache_info().currsize == kept + 1
