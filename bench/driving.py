@@ -131,8 +131,10 @@ class Line:
         self._writer: asyncio.StreamWriter | None = None
 
     async def post(self, body: Body) -> int:
-        """The status of the answer, which is read to its end."""
-        if self._writer is None:
+        """The status of the answer, which is read to its end. A connection that was closed for having been idle is
+        made anew."""
+        if self._writer is None or self._reader.at_eof():
+            self.close()
             self._reader, self._writer = await asyncio.open_connection(self._address.host, self._address.port)
         headers = "".join(f"{name}: {value}\r\n" for name, value in body.headers.items())
         head = f"POST {body.path} HTTP/1.1\r\nHost: {self._address.host}\r\n{headers}"

@@ -42,6 +42,8 @@ class Peer:
     json: Callable[[NDArray[np.float32]], Body]
     binary: Callable[[NDArray[np.float32]], Body] | None = None
     environment: dict[str, str] = field(default_factory=dict)
+    ready: Body | None = None
+    """What it answers once it is up; without it: one row as JSON."""
 
 
 def rows(n: int) -> NDArray[np.float32]:
@@ -176,7 +178,7 @@ def started(peer: Peer, folder: Path) -> Iterator[str]:
 
 
 def _wait(peer: Peer, url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    body, deadline = peer.json(rows(1)), time.monotonic() + PATIENCE
+    body, deadline = peer.ready or peer.json(rows(1)), time.monotonic() + PATIENCE
     answer = "nothing"
     while time.monotonic() < deadline and process.poll() is None:
         try:

@@ -8,8 +8,9 @@ peers      Dense(64) + batch norm + ReLU + Dense(10) on 784 inputs, one process 
            other. LitServe, BentoML and MLServer run in interpreters of their own, where they are named:
            `python3 -m venv .venv-litserve && .venv-litserve/bin/pip install litserve torch`.
 batching   the `cnn` preset on 28 x 28 images, one image a request, sixteen clients, with batches and without.
-overload   the same network, binary: first alone, then as many requests as the service answers, then twice as many, at
-           their own pace: latency of those accepted, how many were refused, and the memory of the service.
+overload   ResNet-18 on 96 x 96 pictures, so that the network and not the driver is what is busy: a quarter of what
+           sixteen connections get done, then twice as much, at its own pace: latency of those accepted, how many were
+           refused, and the memory of the service; with the default line and with a short one (`--queued-ms`).
 
 Needs wrk (`scripts/packages` installs it).
 """
@@ -31,14 +32,14 @@ from bench import peers
 from bench.driving import CONNECTIONS, Driven, Offered, at_rate, driven
 from bench.peers import FEATURES, Body, Peer
 from gammabeta.schemas.preprocessing import FittedArray, FittedImage
-from gammabeta.schemas.presets import CnnPreset, MlpPreset
+from gammabeta.schemas.presets import CnnPreset, MlpPreset, ResnetPreset
 from gammabeta.store import migrations
 from gammabeta.store.blobs import FolderBlobs
 from gammabeta.store.engine import Database
 from tests.integration.service.shelf import Shelf
 
 CLASSES = tuple("0123456789")
-PIXELS = (28, 28)
+PIXELS, PICTURE = (28, 28), (96, 96, 3)
 UNBATCHED = {"GAMMABETA_MAX_BATCH_ROWS": "1"}
 CASES = ("1 row, JSON", "16 rows, JSON", "16 rows, binary")
 
@@ -54,7 +55,7 @@ def main() -> None:
 
 
 def shelved(home: Path) -> Path:
-    """A home with the two models, of random weights: their values do not matter to their speed."""
+    """A home with the models, of random weights: their values do not matter to their speed."""
     home.mkdir()
     url = f"sqlite:///{home / 'gammabeta.db'}"
     migrations.upgrade(url)
@@ -67,11 +68,12 @@ def shelved(home: Path) -> Path:
         network=MlpPreset(hidden=(64,)),
     )
     shelf.version("cnn", FittedImage(shape=PIXELS, scale=255.0), classes=CLASSES, network=CnnPreset())
+    shelf.version("resnet", FittedImage(shape=PICTURE, scale=255.0), classes=CLASSES, network=ResnetPreset(depth=18))
     database.dispose()
     return home
 
 
-def ours(home: Path, model: str, **environment: str) -> Peer:
+def ours(home: Path, model: str, *, ready: Body | None = None, **environment: str) -> Peer:
     """The service, with its guards, counters and batches as they are by default."""
     return Peer(
         name="gammabeta",
@@ -79,6 +81,7 @@ def ours(home: Path, model: str, **environment: str) -> Peer:
         json=peers.instances(f"/v1/models/{model}/predict"),
         binary=peers.v2_binary(f"/v2/models/{model}/infer"),
         environment={"GAMMABETA_HOME": str(home), "GAMMABETA_PREDICT_THREADS": "1"} | environment,
+        ready=ready,
     )
 
 
@@ -135,7 +138,7 @@ def _print_case(case: str, seen: dict[str, list[Driven]]) -> None:
 def with_and_without_batches(options: argparse.Namespace, home: Path, folder: Path) -> None:
     """The same service twice."""
     on, off = ours(home, "cnn"), ours(home, "cnn", **UNBATCHED)
-    body = _image("/v2/models/cnn/infer")
+    body = _image("/v2/models/cnn/infer", PIXELS)
     with peers.started(on, folder / "on") as url_on, peers.started(off, folder / "off") as url_off:
         ratios = []
         for turn in range(1, options.n + 1):
@@ -153,8 +156,8 @@ def with_and_without_batches(options: argparse.Namespace, home: Path, folder: Pa
     )
 
 
-def _image(path: str) -> Body:
-    pixels = np.random.default_rng(0).integers(0, 256, size=(1, *PIXELS)).astype(np.float32)
+def _image(path: str, shape: tuple[int, ...]) -> Body:
+    pixels = np.random.default_rng(0).integers(0, 256, size=(1, *shape)).astype(np.float32)
     return peers.v2_binary(path)(pixels)
 
 
@@ -162,28 +165,35 @@ def _image(path: str) -> Body:
 
 
 def overloaded(options: argparse.Namespace, home: Path, folder: Path) -> None:
-    """Twice its capacity."""
-    body = _image("/v2/models/cnn/infer")
-    with peers.started(ours(home, "cnn"), folder / "overload") as url:
-        pid = _listener(url)
+    """Twice its capacity, with the line as it is by default and with one so short that latency stays low."""
+    body = _image("/v2/models/resnet/infer", PICTURE)
+    with peers.started(ours(home, "resnet", ready=body), folder / "capacity") as url:
         capacity = _driven(url, body, folder, options).rate
-        with _memory(pid) as before:
-            calm = at_rate(url, body, rate=capacity / 4, seconds=options.seconds)
-        with _memory(pid) as during:
-            flooded = at_rate(url, body, rate=2 * capacity, seconds=2 * options.seconds)
+    for name, limits in (("default", {}), ("short", {"GAMMABETA_MAX_QUEUED_MS": str(options.queued_ms)})):
+        print(f"line: {name} {' '.join(limits.values())}")
+        with peers.started(ours(home, "resnet", ready=body, **limits), folder / name) as url:
+            _flood(url, body, capacity, options)
+
+
+def _flood(url: str, body: Body, capacity: float, options: argparse.Namespace) -> None:
+    pid = _listener(url)
+    with _memory(pid) as before:
+        calm = at_rate(url, body, rate=capacity / 4, seconds=options.seconds)
+    with _memory(pid) as during:
+        flooded = at_rate(url, body, rate=2 * capacity, seconds=2 * options.seconds)
+    with _memory(pid) as afterwards:
         after = at_rate(url, body, rate=capacity / 4, seconds=options.seconds)
     _print_offered(f"a quarter of the capacity of {capacity:,.0f}/s", calm, before())
     _print_offered("twice the capacity", flooded, during())
-    _print_offered("a quarter again", after, None)
+    _print_offered("a quarter again", after, afterwards())
     print(f"p99 of those accepted, twice the capacity / a quarter: {flooded.p99 / calm.p99:.2f} (target <= 3)")
 
 
-def _print_offered(what: str, offered: Offered, megabytes: float | None) -> None:
-    memory = "" if megabytes is None else f", most memory {megabytes:,.0f} MB"
+def _print_offered(what: str, offered: Offered, megabytes: float) -> None:
     print(
         f"{what}: {offered.rate:,.0f} accepted/s, p50 {1_000 * median(offered.accepted):.1f} ms, p99 "
         f"{1_000 * offered.p99:.1f} ms, {offered.refused:,} answered 429, {len(offered.broken)} broken"
-        f"{' ' + offered.broken[0] if offered.broken else ''}{memory}",
+        f"{' ' + offered.broken[0] if offered.broken else ''}, most memory {megabytes:,.0f} MB",
         flush=True,
     )
 
@@ -224,6 +234,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("parts", nargs="*", choices=[*_PARTS, []], help="by default all")
     parser.add_argument("--n", type=int, default=3, help="how many turns")
     parser.add_argument("--seconds", type=float, default=5, help="how long each is driven")
+    parser.add_argument(
+        "--queued-ms", type=int, default=10, help="how much work may wait in the short line of overload"
+    )
     for name in ("litserve", "bentoml", "mlserver"):
         parser.add_argument(f"--{name}", type=Path, help="an interpreter that has it")
     options = parser.parse_args()
