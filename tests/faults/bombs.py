@@ -241,6 +241,7 @@ SCENARIO = Scenario(
     fault="files that unpack, or say that they unpack, to far more than they are: zip, npy and csv bombs",
     promise="refused with a code; service and supervisor grow by 32 MiB at most, live, and take the next file",
     run=run,
+    quick_kinds=("sqlite",),
     quick=len(BOMBS),
     full=10 * len(BOMBS),
 )

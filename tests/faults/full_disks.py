@@ -368,6 +368,7 @@ SCENARIO = Scenario(
     promise="the job is queued again, or fails with `no_space` after three attempts; the checkpoint before stays; "
     "the service answers 507 or 503, never 500; all goes on in the same bytes when there is room",
     run=run,
+    quick_kinds=("sqlite",),
     quick=1,
     full=15,
 )

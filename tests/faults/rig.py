@@ -49,4 +49,6 @@ class Scenario:
     """How many times in the tests of every day."""
     full: int
     """How many times for the table."""
+    quick_kinds: tuple[str, ...] = KINDS
+    """On which databases in the tests of every day: one, where the fault does not meet the database."""
     kinds: tuple[str, ...] = KINDS
