@@ -17,6 +17,7 @@ import httpx
 import numpy as np
 
 from bench.peers import Body
+from tests.lines import Line
 
 SCRIPT = Path(__file__).with_name("reference") / "post.lua"
 CONNECTIONS = 16
@@ -109,7 +110,7 @@ async def _at_rate(url: str, body: Body, rate: float, seconds: float) -> Offered
 async def _once(address: httpx.URL, body: Body, due: float, idle: list[Line], offered: Offered) -> None:
     line = idle.pop() if idle else Line(address)
     try:
-        status = await asyncio.wait_for(line.post(body), 60)
+        status, _ = await asyncio.wait_for(line.post(body.path, body.content, body.headers), 60)
     except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
         offered.broken.append(repr(error))
         line.close()
@@ -121,31 +122,3 @@ async def _once(address: httpx.URL, body: Body, due: float, idle: list[Line], of
         offered.refused += 1
     else:
         offered.broken.append(str(status))
-
-
-class Line:
-    """A connection that is kept. No more of HTTP than it needs, so that the driver takes little of the machine."""
-
-    def __init__(self, address: httpx.URL) -> None:
-        self._address = address
-        self._writer: asyncio.StreamWriter | None = None
-
-    async def post(self, body: Body) -> int:
-        """The status of the answer, which is read to its end. A connection that was closed for having been idle is
-        made anew."""
-        if self._writer is None or self._reader.at_eof():
-            self.close()
-            self._reader, self._writer = await asyncio.open_connection(self._address.host, self._address.port)
-        headers = "".join(f"{name}: {value}\r\n" for name, value in body.headers.items())
-        head = f"POST {body.path} HTTP/1.1\r\nHost: {self._address.host}\r\n{headers}"
-        self._writer.write(f"{head}Content-Length: {len(body.content)}\r\n\r\n".encode() + body.content)
-        answer = (await self._reader.readuntil(b"\r\n\r\n")).decode()
-        status, *lines = answer.splitlines()
-        length = next(each for each in lines if each.lower().startswith("content-length:"))
-        await self._reader.readexactly(int(length.partition(":")[2]))
-        return int(status.split()[1])
-
-    def close(self) -> None:
-        """Let go of it."""
-        if self._writer is not None:
-            self._writer.close()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from contextlib import suppress
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import count
 from random import Random
@@ -25,6 +25,7 @@ from service.dependencies import OWNER
 from tests.faults.figures import Row, at_most, p95, seconds
 from tests.faults.load import served
 from tests.faults.rig import Place, Scenario
+from tests.lines import Line
 from tests.trainings import NETWORK
 
 QUICK, FULL = 100, 2_000
@@ -50,7 +51,7 @@ class Submitters:
         await asyncio.gather(*(self._client(turns, requests) for _ in range(CLIENTS)))
 
     async def _client(self, turns: count[int], requests: int) -> None:
-        async with Line(self.address) as one, Line(self.address) as other:
+        with closing(Line(self.address)) as one, closing(Line(self.address)) as other:
             while (turn := next(turns)) < requests:
                 key = f"key-{turn}"
                 if turn % 2:
@@ -61,7 +62,7 @@ class Submitters:
 
     async def _post(self, line: Line, key: str) -> None:
         began = time.perf_counter()
-        status, answer = await asyncio.wait_for(line.post("/v1/jobs", self.body, key), PATIENCE)
+        status, answer = await asyncio.wait_for(_posted(line, self.body, key), PATIENCE)
         self.latencies.append(time.perf_counter() - began)
         if status == 202:
             self.accepted.setdefault(key, set()).add(answer["id"])
@@ -69,40 +70,14 @@ class Submitters:
             self.broken.append(f"{key}: {status} {answer}")
 
 
-class Line:
-    """A connection that is kept, and made anew where the service has closed it for having been idle. No more of HTTP
-    than it needs, so that a hundred of them leave the service its core."""
-
-    def __init__(self, address: httpx.URL) -> None:
-        self._address = address
-
-    async def __aenter__(self) -> Line:
-        self._reader, self._writer = await asyncio.open_connection(self._address.host, self._address.port)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._writer.close()
-        with suppress(ConnectionError):
-            await self._writer.wait_closed()
-
-    async def post(self, path: str, body: bytes, key: str) -> tuple[int, Any]:
-        head = (
-            f"POST {path} HTTP/1.1\r\nHost: {self._address.host}\r\nContent-Type: application/json\r\n"
-            f"Idempotency-Key: {key}\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
-        try:
-            answer = await self._head(head.encode() + body)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            await self.__aenter__()
-            answer = await self._head(head.encode() + body)
-        status, *headers = answer.splitlines()
-        length = next(line for line in headers if line.lower().startswith("content-length:"))
-        content = await self._reader.readexactly(int(length.partition(":")[2]))
-        return int(status.split()[1]), json.loads(content)
-
-    async def _head(self, request: bytes) -> str:
-        self._writer.write(request)
-        return (await self._reader.readuntil(b"\r\n\r\n")).decode()
+async def _posted(line: Line, body: bytes, key: str) -> tuple[int, Any]:
+    """Status and answer; once more where the service closed the line for having been idle."""
+    headers = {"Content-Type": "application/json", "Idempotency-Key": key}
+    try:
+        status, content = await line.post("/v1/jobs", body, headers)
+    except (asyncio.IncompleteReadError, ConnectionError):
+        status, content = await line.post("/v1/jobs", body, headers)
+    return status, json.loads(content)
 
 
 def run(place: Place, n: int, random: Random) -> Row:
