@@ -32,7 +32,7 @@ from worker.children import Child, Children, Death
 from worker.deadlines import EXCEEDED, Deadline
 from worker.inputs import Inputs
 from worker.lease import Lease
-from worker.messages import Failed, Order, Report, StopReason
+from worker.messages import Failed, Order, Progress, Report, StopReason, Warned
 from worker.outbox import Outbox
 from worker.settings import WorkerSettings
 
@@ -97,17 +97,22 @@ class Attempt(ABC):
     def start(self) -> Child:
         """Start the child."""
 
-    @abstractmethod
     def hear(self, report: Report) -> None:
         """Take in a report that is not the last."""
+        match report:
+            case Progress():
+                self.lease.report(report.model_dump(mode="json", exclude={"type"}))
+            case Warned():
+                self.outbox.warning(report.code, report.message)
 
     @abstractmethod
     def conclude(self, last: Report) -> Publish | Stop:
         """What the last report comes to. Asked again where it raised NotReady."""
 
-    @abstractmethod
     def ask(self, child: Child, why: StopReason) -> float:
-        """Ask the child to stop; for how many seconds it may go on."""
+        """Ask the child to stop; for how many seconds it may go on. None, where it keeps nothing on its way."""
+        del child, why
+        return 0.0
 
     def run(self) -> None:
         """From the claim to the end. Nothing that goes wrong in the child is raised here."""

@@ -50,17 +50,6 @@ class IngestionAttempt(Attempt):
         with self.around.db.read() as session:
             return datasets.manifest(datasets.get(session, self.claim.project_id, self._dataset_id))
 
-    def ask(self, child: Child, why: messages.StopReason) -> float:
-        """It is killed at once: reading a file keeps nothing that a stop could save."""
-        del child, why
-        return 0.0
-
-    def hear(self, report: messages.Report) -> None:
-        if isinstance(report, messages.Progress):
-            self.lease.report(report.model_dump(mode="json", exclude={"type"}))
-        elif isinstance(report, messages.Warned):
-            self.outbox.warning(report.code, report.message)
-
     def died(self, death: Death) -> Stop:
         if self.asked is None and -death.exit_code in (signal.SIGXCPU, signal.SIGABRT):
             message = (

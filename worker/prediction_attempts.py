@@ -77,15 +77,9 @@ class PredictionAttempt(Attempt):
         results.describe(folder, state=state, result=result)
         return folder
 
-    def ask(self, child: Child, why: messages.StopReason) -> float:
-        """It is killed at once: it keeps nothing that a stop could save."""
-        del child, why
-        return 0.0
-
     def hear(self, report: messages.Report) -> None:
-        if isinstance(report, messages.Progress):
-            self.lease.report(report.model_dump(mode="json", exclude={"type"}))
-        elif isinstance(report, messages.Started):
+        super().hear(report)
+        if isinstance(report, messages.Started):
             data = {"device": report.device, "rows": report.steps, "pid": self.child_pid}
             self.outbox.event("started", data)
             self.flush()

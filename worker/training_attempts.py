@@ -24,6 +24,7 @@ class TrainingAttempt(Attempt):
     def __init__(self, claim: Claim, around: Surroundings, *, device: str) -> None:
         super().__init__(claim, around)
         self._device = device
+        self._has_begun = False
 
     def start(self) -> Child:
         return self.around.children.trainer(self._device)
@@ -45,6 +46,8 @@ class TrainingAttempt(Attempt):
         )
 
     def ask(self, child: Child, why: messages.StopReason) -> float:
+        if not self._has_begun:  # it loads what it needs, has nothing to keep, and would listen only after that
+            return super().ask(child, why)
         child.send(messages.Stop(why=why))
         return self.settings.cancel_grace_seconds
 
@@ -52,18 +55,17 @@ class TrainingAttempt(Attempt):
         match report:
             case messages.Started():
                 self._started(report)
-            case messages.Progress():
-                self.lease.report(report.model_dump(mode="json", exclude={"type"}))
             case messages.MetricsRow():
                 self.outbox.metrics(report)
             case messages.Event():
                 self.outbox.event(report.name, report.data)
-            case messages.Warned():
-                self.outbox.warning(report.code, report.message)
             case messages.Checkpoint():
                 self._keep(report)
+            case _:
+                super().hear(report)
 
     def _started(self, report: messages.Started) -> None:
+        self._has_begun = True
         if report.resumed_at is not None:
             self.outbox.event("resumed", {"step": report.resumed_at})
         self.outbox.event("started", {"device": report.device, "steps": report.steps, "pid": self.child_pid})

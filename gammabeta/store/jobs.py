@@ -39,6 +39,9 @@ INGEST = "ingest"
 PREDICT = "predict"
 """The kind of job that answers a data set into a file."""
 
+KINDS = ("train", INGEST, PREDICT)
+"""What a worker of this version can run. A newer service beside it may queue others: they wait for a newer worker."""
+
 MAX_PAUSE_MS = 300_000
 """The longest pause before a lost or failed attempt is repeated."""
 
@@ -202,7 +205,7 @@ def claim(
 def _taking(*room: ColumnElement[bool]) -> ReturningUpdate[Any]:
     """The claim, of the jobs for which there is room."""
     # MATERIALIZED: the choice is made once, and SKIP LOCKED lets concurrent claims choose different rows.
-    ready = (leases.in_state(JobState.QUEUED), JOBS.c.run_after_ms <= now_ms())
+    ready = (leases.in_state(JobState.QUEUED), JOBS.c.run_after_ms <= now_ms(), JOBS.c.kind.in_(KINDS))
     chosen = (
         select(JOBS.c.id)
         .where(*ready, JOBS.c.lane == bindparam("in_lane"), JOBS.c.devices <= bindparam("free"), *room)

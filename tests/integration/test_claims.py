@@ -124,6 +124,17 @@ def test_concurrent_claims_never_take_a_job_twice(db: Database) -> None:
     assert Counter(taken) == dict.fromkeys(submitted, 1)
 
 
+def test_a_job_of_a_kind_that_this_version_does_not_know_waits_for_a_worker_that_does(db: Database) -> None:
+    newer = submit(db, kind="distill")
+    known = submit(db)
+    taken = claim(db)
+    assert taken is not None
+    assert taken.job_id == known
+    assert claim(db) is None
+    with db.read() as session:
+        assert jobs.get(session, DEFAULT_PROJECT, newer).state == JobState.QUEUED
+
+
 @pytest.mark.parametrize("kind", ["postgresql"], indirect=True)
 def test_a_claim_passes_over_a_row_that_another_claim_has_locked(db: Database) -> None:
     first, second = submit(db), submit(db)

@@ -169,6 +169,18 @@ def test_cancel_ends_a_running_job_and_its_process(shop: Workshop, listens: bool
     until(lambda: not (shop.blobs.root / "jobs" / job_id).exists(), "its checkpoints to be removed")
 
 
+@pytest.mark.parametrize(("asked", "state"), [("cancel", JobState.CANCELLED), ("pause", JobState.PAUSED)])
+@sqlite_only
+def test_a_trainer_that_has_not_begun_is_not_waited_for(shop: Workshop, asked: str, state: JobState) -> None:
+    worker = shop.start_rigged(CANCEL_GRACE_SECONDS="600")
+    job_id = shop.train(shop.ready_dataset(), epochs=1, metadata={"fault_always": "job_received=hang"})
+    trainer = worker.trainer()
+    getattr(shop, asked)(job_id)
+    job = shop.in_state(job_id, state)
+    assert (job.losses, job.failures) == (0, 0)
+    until(lambda: not alive({trainer}), "the end of the trainer")
+
+
 def test_a_paused_training_makes_room_and_later_ends_in_the_same_bytes(shop: Workshop) -> None:
     worker = shop.start(CHECKPOINT_SECONDS="3600")
     dataset_id = shop.ready_dataset()
