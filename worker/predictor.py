@@ -8,34 +8,19 @@ from __future__ import annotations
 
 from multiprocessing.connection import Connection
 
-from gammabeta import failpoints, logs
-from gammabeta.failpoints import Failpoint
-from worker import parentage
-from worker.failures import PREDICTION, report_of
+from worker import orders
+from worker.failures import PREDICTION
 from worker.link import Link
 from worker.messages import PredictFile
 from worker.predicting import predict
 
-log = logs.get(__name__)
-
 
 def main(connection: Connection) -> None:
     """Answer one data set; `connection` is the pipe to the supervisor."""
-    parentage.lead_own_session()
-    parentage.die_with_parent()
-    logs.set_up()
-    link = Link(connection)
-    run(link.receive(PredictFile), link)
+    # Small numbers stay what they are, unlike in a trainer: the service, which answers by the same version, keeps them.
+    orders.take(connection, PredictFile, run)
 
 
 def run(order: PredictFile, link: Link) -> None:
     """Predict, and tell how it ended."""
-    failpoints.reached(Failpoint.JOB_RECEIVED)
-    try:
-        answered = predict(order, link)
-    except Exception as error:
-        log.exception("prediction failed", job=order.job_id, fence=order.fence)
-        link.send(report_of(error, PREDICTION))
-        return
-    failpoints.reached(Failpoint.RESULT_UNREPORTED)
-    link.send(answered)
+    orders.carry_out(order, link, predict, PREDICTION)

@@ -7,36 +7,25 @@ from __future__ import annotations
 
 from multiprocessing.connection import Connection
 
-from gammabeta import failpoints, logs
-from gammabeta.failpoints import Failpoint
-from worker import device, parentage
-from worker.failures import report_of
+from worker import device, orders
+from worker.failures import TRAINING
 from worker.link import Link
 from worker.messages import Done, JobFile
 from worker.training import train
 
-log = logs.get(__name__)
-
 
 def main(connection: Connection) -> None:
     """Run one job; `connection` is the pipe to the supervisor."""
-    parentage.lead_own_session()
-    parentage.die_with_parent()
-    logs.set_up()
     device.flush_denormals()
-    link = Link(connection)
-    run_job(link.receive(JobFile), link)
+    orders.take(connection, JobFile, run_job)
 
 
 def run_job(job: JobFile, link: Link) -> None:
     """Train, and tell how it ended."""
-    failpoints.reached(Failpoint.JOB_RECEIVED)
-    try:
-        result = train(job, link)
-    except Exception as error:
-        log.exception("training failed", job=job.job_id, fence=job.fence)
-        link.send(report_of(error))
-        return
-    if result is not None:
-        failpoints.reached(Failpoint.RESULT_UNREPORTED)
-        link.send(Done(path=result))
+    orders.carry_out(job, link, _trained, TRAINING)
+
+
+def _trained(job: JobFile, link: Link) -> Done | None:
+    """None: it was stopped, and has said so."""
+    result = train(job, link)
+    return None if result is None else Done(path=result)

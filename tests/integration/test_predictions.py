@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +57,31 @@ def answers(shop: Workshop, job_id: str, *, fence: int = 1) -> tuple[dict[str, A
     return job.result, shop.blobs.verify(job.result["sha256"], again=True)
 
 
-def stopped_child(shop: Workshop, traps: Traps, worker: Worker, job_id: str) -> None:
-    """The job's child, which does nothing more."""
-    traps.caught(Failpoint.CHILD_STARTED)
-    os.kill(worker.trainer(), signal.SIGSTOP)
-    traps.let_go()
-    assert shop.job(job_id).state == JobState.RUNNING
+@dataclass(frozen=True, kw_only=True)
+class Caught:
+    """A prediction of a data set that is ready, whose worker stands at a place of its program until it is let go."""
+
+    shop: Workshop
+    worker: Worker
+    dataset_id: str
+    job_id: str
+    let_go: Callable[[], None]
+
+    def stop_child(self) -> None:
+        """The worker goes on, and the job's child does nothing more."""
+        os.kill(self.worker.trainer(), signal.SIGSTOP)
+        self.let_go()
+        assert self.shop.job(self.job_id).state == JobState.RUNNING
+
+
+def caught(shop: Workshop, place: Failpoint, *, max_seconds: int | None = None) -> Caught:
+    """A prediction by the `toy` that is trained here, once it has come to this place."""
+    worker, traps = shop.start_rigged(), Traps(shop.home)
+    dataset_id = trained(shop)
+    traps.lay(place)
+    job_id = shop.predict(dataset_id, max_seconds=max_seconds)
+    traps.caught(place)
+    return Caught(shop=shop, worker=worker, dataset_id=dataset_id, job_id=job_id, let_go=traps.let_go)
 
 
 def test_a_split_is_answered_and_measured_as_its_training_measured_it(shop: Workshop) -> None:
@@ -89,81 +109,59 @@ def test_a_split_is_answered_and_measured_as_its_training_measured_it(shop: Work
 
 @sqlite_only
 def test_a_killed_child_is_charged_as_a_loss_and_its_successor_answers_every_row(shop: Workshop) -> None:
-    worker, traps = shop.start_rigged(), Traps(shop.home)
-    dataset_id = trained(shop)
-    undisturbed, _ = answers(shop, shop.predict(dataset_id))
-    traps.lay(Failpoint.CHILD_STARTED)
-    job_id = shop.predict(dataset_id)
-    traps.caught(Failpoint.CHILD_STARTED)
-    os.kill(worker.trainer(), signal.SIGKILL)
-    traps.let_go()
-    result, _ = answers(shop, job_id, fence=2)
+    killed = caught(shop, Failpoint.CHILD_STARTED)
+    os.kill(killed.worker.trainer(), signal.SIGKILL)
+    killed.let_go()
+    result, _ = answers(shop, killed.job_id, fence=2)
+    assert shop.job(killed.job_id).losses == 1
+    undisturbed, _ = answers(shop, shop.predict(killed.dataset_id))
     assert result["sha256"] == undisturbed["sha256"]
-    assert shop.job(job_id).losses == 1
 
 
 def test_a_worker_that_is_killed_at_the_commit_of_its_result_leaves_one_result(shop: Workshop) -> None:
-    worker, traps = shop.start_rigged(), Traps(shop.home)
-    dataset_id = trained(shop)
-    traps.lay(Failpoint.PUBLISH_BEFORE_COMMIT)
-    job_id = shop.predict(dataset_id)
-    traps.caught(Failpoint.PUBLISH_BEFORE_COMMIT)
-    worker.end()
-    traps.let_go()
+    committing = caught(shop, Failpoint.PUBLISH_BEFORE_COMMIT)
+    committing.worker.end()
+    committing.let_go()
     shop.start()
-    answers(shop, job_id, fence=2)
+    answers(shop, committing.job_id, fence=2)
 
 
 @sqlite_only
 def test_a_cancel_ends_the_child_and_leaves_no_result(shop: Workshop) -> None:
-    worker, traps = shop.start_rigged(), Traps(shop.home)
-    dataset_id = trained(shop)
-    traps.lay(Failpoint.CHILD_STARTED)
-    job_id = shop.predict(dataset_id)
-    stopped_child(shop, traps, worker, job_id)
-    shop.cancel(job_id)
-    job = shop.ended(job_id)
+    begun = caught(shop, Failpoint.CHILD_STARTED)
+    begun.stop_child()
+    shop.cancel(begun.job_id)
+    job = shop.ended(begun.job_id)
     assert (job.state, job.result) == (JobState.CANCELLED, None)
-    until(lambda: not worker.attempts(), "the child to end")
+    until(lambda: not begun.worker.attempts(), "the child to end")
 
 
 @sqlite_only
 def test_a_cancel_that_comes_before_the_commit_wins(shop: Workshop) -> None:
-    _, traps = shop.start_rigged(), Traps(shop.home)
-    dataset_id = trained(shop)
-    traps.lay(Failpoint.RESULT_HEARD)
-    job_id = shop.predict(dataset_id)
-    traps.caught(Failpoint.RESULT_HEARD)
-    shop.cancel(job_id)
-    traps.let_go()
-    job = shop.ended(job_id)
+    answered = caught(shop, Failpoint.RESULT_HEARD)
+    shop.cancel(answered.job_id)
+    answered.let_go()
+    job = shop.ended(answered.job_id)
     assert (job.state, job.result) == (JobState.CANCELLED, None)
 
 
 @sqlite_only
 def test_a_paused_prediction_is_charged_nothing_and_begins_anew(shop: Workshop) -> None:
-    worker, traps = shop.start_rigged(), Traps(shop.home)
-    dataset_id = trained(shop)
-    traps.lay(Failpoint.CHILD_STARTED)
-    job_id = shop.predict(dataset_id)
-    stopped_child(shop, traps, worker, job_id)
-    shop.pause(job_id)
-    assert shop.in_state(job_id, JobState.PAUSED).losses == 0
-    shop.resume(job_id)
-    answers(shop, job_id, fence=2)
+    begun = caught(shop, Failpoint.CHILD_STARTED)
+    begun.stop_child()
+    shop.pause(begun.job_id)
+    assert shop.in_state(begun.job_id, JobState.PAUSED).losses == 0
+    shop.resume(begun.job_id)
+    answers(shop, begun.job_id, fence=2)
 
 
 @sqlite_only
 def test_a_prediction_past_its_deadline_is_ended(shop: Workshop) -> None:
-    _, traps = shop.start_rigged(), Traps(shop.home)
-    dataset_id = trained(shop)
-    traps.lay(Failpoint.CHILD_STARTED)
-    job_id = shop.predict(dataset_id, max_seconds=1)
-    traps.caught(Failpoint.CHILD_STARTED)
-    caught = time.monotonic()
-    until(lambda: time.monotonic() > caught + 1.2, "the deadline")
-    traps.let_go()
-    job = shop.ended(job_id)
+    begun = caught(shop, Failpoint.CHILD_STARTED, max_seconds=1)
+    since = time.monotonic()
+    until(lambda: time.monotonic() > since + 1.2, "the deadline")
+    begun.let_go()
+    job = shop.ended(begun.job_id)
     assert (job.state, job.reason) == (JobState.FAILED, "deadline_exceeded")
 
 
