@@ -22,13 +22,15 @@ class WorkerSettings(StoreSettings):
     """Read from the environment, as GAMMABETA_LEASE_SECONDS and so on."""
 
     devices: str = "auto"
-    """Where trainings run: `auto` (every GPU, else the CPU), `cpu`, or names such as `cuda:0,cuda:1`."""
+    """Where trainings, and predictions of data sets, run: `auto` (every GPU, else the CPU), `cpu`, or names such as
+    `cuda:0,cuda:1`."""
 
     cpu_ranks: int = Field(default_factory=_cores, ge=1, le=1_024)
-    """How many trainings run at a time on a machine without a GPU; by default one for each core."""
+    """How many trainings, and predictions of data sets, run at a time on a machine without a GPU; by default one for
+    each core."""
 
     threads: int = Field(default=1, ge=1, le=1_024)
-    """The most CPU threads of one training. For small networks one is fastest."""
+    """The most CPU threads of one training or prediction of a data set. For small networks one is fastest."""
 
     poll_seconds: float | None = Field(default=None, gt=0)
     """How often a free slot looks for a job without being told that there is one. By default every 0.2 s on SQLite, and
@@ -36,11 +38,11 @@ class WorkerSettings(StoreSettings):
     mode passes no notifications on."""
 
     max_running_per_model: int | None = Field(default=None, ge=1)
-    """How many trainings of one model run at a time, on all workers together; by default any number. Give every worker
-    the same."""
+    """How many trainings of one model, and predictions of data sets by it, run at a time, on all workers together; by
+    default any number. Give every worker the same."""
 
     max_running_per_key: int | None = Field(default=None, ge=1)
-    """The same for the trainings of one key; as long as there are no keys, all requests have the same one."""
+    """The same for those of one key; as long as there are no keys, all requests have the same one."""
 
     heartbeat_seconds: float = Field(default=5, gt=0)
     """How often the lease of a running job is renewed."""
@@ -55,7 +57,7 @@ class WorkerSettings(StoreSettings):
     """How often progress and metrics of a running job are written, at most."""
 
     max_blind_seconds: float = Field(default=900, gt=0)
-    """How long a training goes on while the database does not answer."""
+    """How long a running job goes on while the database does not answer."""
 
     cancel_grace_seconds: float = Field(default=10, ge=0)
     """How long a training may take to stop when asked to, before it is killed."""

@@ -1,7 +1,7 @@
 """How many jobs may wait, and how many may run: counted in the transaction that would make it one more.
 
-    submit ──► QueueLimits.check ──► QuotaExceeded, QueueFull       trainings and ingestions that are queued
-    claim  ──► RunningLimits.room ─► what the claim leaves queued   trainings that are running
+    submit ──► QueueLimits.check ──► QuotaExceeded, QueueFull       jobs that are queued
+    claim  ──► RunningLimits.room ─► what the claim leaves queued   trainings, and predictions of data sets, that run
 
 Each is exact: transactions that count take turns, on SQLite since there is one writer, on PostgreSQL by a lock that
 lasts until the transaction ends. With no limit set nothing is counted and nobody waits. A job that comes back to the
@@ -55,7 +55,8 @@ class QueueLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class RunningLimits:
-    """How many trainings may run at a time for one model, and for one owner; None: any number."""
+    """How many trainings, and predictions of data sets, may run at a time of one model, and of one owner; None: any
+    number."""
 
     of_model: int | None = None
     of_owner: int | None = None
@@ -91,14 +92,14 @@ def _queued(session: Session, limit: int, *which: ColumnElement[bool]) -> int:
 
 
 def _full(column: str, limit: int) -> Select[tuple[str, str]]:
-    """Of which projects and models, say, as many trainings run as may. It is read once for a claim, not for each job
+    """Of which projects and models, say, as many such jobs run as may. It is read once for a claim, not for each job
     in the queue."""
     running = JOBS.alias("busy")
     counted = running.c[column]
-    of_trainings = (
+    in_lane = (
         leases.in_state(JobState.RUNNING, running),
         running.c.lane == Lane.TRAIN.value,
         counted.is_not(None),
     )
-    grouped = select(running.c.project_id, counted).where(*of_trainings).group_by(running.c.project_id, counted)
+    grouped = select(running.c.project_id, counted).where(*in_lane).group_by(running.c.project_id, counted)
     return grouped.having(func.count() >= limit)
