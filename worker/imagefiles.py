@@ -2,6 +2,7 @@
 
     CLASS/file.png                          or   train/CLASS/file.png   and perhaps   test/CLASS/file.png
 
+    end of the archive ──claims──► how large its directory is
     directory ──layout──► which files, of which class and split
     training files ──headers──► one size; gray if all of them are, else RGB
     files ──pixels──► uint8 [N, H, W] or [N, H, W, 3] on disk
@@ -28,7 +29,7 @@ from gammabeta import images
 from gammabeta.errors import DatasetInvalid
 from gammabeta.images import ImageRefused, Pixels
 from gammabeta.schemas.datasets import DatasetManifest, Feature, Split, SplitFiles, Target
-from worker import targets
+from worker import archives, targets
 from worker.arrayfiles import Moments, rows_at_once, write_splits
 from worker.messages import IngestFile, IngestLimits
 
@@ -36,6 +37,16 @@ MAX_RATIO = 100
 """Unpacked to packed bytes, of the archive as a whole. Images hardly pack."""
 SMALL = 16 << 20
 """An archive that unpacks to less is not held to it."""
+MEMBERS_PER_IMAGE = 2
+"""macOS adds a file of its own to each."""
+FOLDERS = 10_000
+"""Members that are neither: folders, and what other systems leave in them."""
+LISTED_BYTES = 1 << 10
+"""Of the directory for each member, on average; names are most of it."""
+MEMORY_PER_LISTED_BYTE = 16
+"""What stands for a byte of the directory once it is read: some 900 bytes for a member with a short name."""
+DEEPEST = 32
+"""Folders of a file in the archive, those around everything included."""
 LOCAL_HEADER = 30
 """Bytes before the name of a member."""
 BEGINNING = 64 << 10
@@ -73,6 +84,7 @@ def read(order: IngestFile) -> DatasetManifest:
     Raises:
         DatasetInvalid: it breaks a rule.
     """
+    _check_directory(order)
     with _unpacking():
         archive = zipfile.ZipFile(order.upload)
     with archive:
@@ -170,6 +182,21 @@ def _refuse_sizes(first: Picture, was: images.Header, other: Picture, found: ima
 # ── what the archive says of itself ──
 
 
+def _check_directory(order: IngestFile) -> None:
+    """Before it is read, which is done by `zipfile` in one go."""
+    members = MEMBERS_PER_IMAGE * order.limits.rows + FOLDERS
+    size = min(members * LISTED_BYTES, order.limits.memory_bytes // MEMORY_PER_LISTED_BYTE)
+    members = min(members, size // archives.ENTRY)
+    for claimed in archives.claims(order.upload):
+        if not claimed.fits(members=members, bytes=size):
+            raise DatasetInvalid(
+                "too_large",
+                f"The archive must list at most {members:,} files, in a directory of at most {size:,} bytes. Received: "
+                f"{claimed.members:,} in {claimed.bytes:,} bytes. Upload fewer images, or raise "
+                "GAMMABETA_INGEST_ROWS and GAMMABETA_INGEST_MEMORY_BYTES.",
+            )
+
+
 def _check_archive(archive: zipfile.ZipFile, order: IngestFile) -> None:
     members, packed = archive.infolist(), order.upload.stat().st_size
     unpacked = sum(each.file_size for each in members)
@@ -222,6 +249,8 @@ def _paths(archive: zipfile.ZipFile) -> dict[Path, zipfile.ZipInfo]:
         path = tuple(part for part in member.filename.replace("\\", "/").split("/") if part not in ("", "."))
         if member.is_dir() or not path or _is_of_the_system(path):
             continue
+        if len(path) > DEEPEST + 1:
+            raise _bad_layout(f"Received: {_quoted(member.filename)}, in {len(path) - 1:,} folders. Zip their folder.")
         if path in found:
             raise DatasetInvalid(
                 "bad_layout",

@@ -20,7 +20,15 @@ from gammabeta import images
 from gammabeta.errors import DatasetInvalid
 from tests.pictures import black_square, encoded, noise, zipped
 from tests.unit.ingestion.conftest import LIMITS, Ingest, Ingested
-from worker.imagefiles import BEGINNING
+from worker import archives
+from worker.imagefiles import (
+    BEGINNING,
+    DEEPEST,
+    FOLDERS,
+    LISTED_BYTES,
+    MEMBERS_PER_IMAGE,
+    MEMORY_PER_LISTED_BYTE,
+)
 
 Files = dict[str, bytes]
 
@@ -342,6 +350,103 @@ def larger_than_declared() -> bytes:
         at = archive.start_dir
     data[at + 24 : at + 28] = struct.pack("<I", 100)
     return bytes(data)
+
+
+FEW = LIMITS.model_copy(update={"rows": 3})
+
+
+def members_at_most(rows: int) -> int:
+    return MEMBERS_PER_IMAGE * rows + FOLDERS
+
+
+def listing(
+    entries: bytes, *, members: int, size: int | None = None, wide: bool = False, comment: bytes = b""
+) -> bytes:
+    """A directory of these bytes, and what is said of it; `wide`: in the records for large archives."""
+    size = len(entries) if size is None else size
+    if not wide:
+        end = archives.END.pack(b"PK\5\6", 0, 0, members, members, size, 0, len(comment))
+        return entries + end + comment
+    record = archives.ZIP64.pack(b"PK\6\6", 44, 45, 45, 0, 0, members, members, size, 0)
+    locator = archives.LOCATOR.pack(b"PK\6\7", 0, len(entries), 1)
+    full = archives.END.pack(b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, len(comment))
+    return entries + record + locator + full + comment
+
+
+NO_ENTRIES = b"\xff" * (members_at_most(3) * LISTED_BYTES + 1)
+"""More bytes than the directory of three images may have. Whoever read them would find that they are none."""
+
+
+@pytest.mark.parametrize("comment", [b"", b"made by hand"])
+@pytest.mark.parametrize(
+    ("data", "received"),
+    [
+        ({"entries": b"", "members": members_at_most(3) + 1}, "10,007 in 0 bytes"),
+        ({"entries": b"", "members": 40_000_000, "wide": True}, "40,000,000 in 0 bytes"),
+        ({"entries": b"", "members": 2**64 - 1, "wide": True}, "18,446,744,073,709,551,615 in 0 bytes"),
+        ({"entries": NO_ENTRIES, "members": 2}, "2 in 10,246,145 bytes"),
+        ({"entries": NO_ENTRIES, "members": 2, "wide": True}, "2 in 10,246,145 bytes"),
+        ({"entries": b"", "members": 2, "size": 2**64 - 1, "wide": True}, "2 in 18,446,744,073,709,551,615 bytes"),
+    ],
+)
+def test_a_directory_too_large_is_refused_before_it_is_read(
+    refused: Callable[..., tuple[str, str]], data: dict[str, Any], received: str, comment: bytes
+) -> None:
+    reason, message = refused(listing(**data, comment=comment), limits=FEW)
+    assert (reason, f"Received: {received}." in message) == ("too_large", True)
+    assert "at most 10,006 files, in a directory of at most 10,246,144 bytes" in message
+
+
+def test_a_directory_is_a_part_of_the_memory_that_there_is(refused: Callable[..., tuple[str, str]]) -> None:
+    """However many rows there may be: by so much memory, and not by what it says, it is refused here."""
+    many = LIMITS.model_copy(update={"rows": 100_000_000, "memory_bytes": MEMORY_PER_LISTED_BYTE * 4_600})
+    for entries, members, code in ((b"\xff" * 4_600, 100, "not_zip"), (b"\xff" * 4_601, 100, "too_large")):
+        assert refused(listing(entries, members=members), limits=many)[0] == code
+    assert refused(listing(b"", members=101), limits=many)[0] == "too_large"
+    assert refused(listing(b"", members=100), limits=many)[0] == "empty_file"
+
+
+def test_of_two_records_for_large_archives_neither_may_claim_too_much(refused: Callable[..., tuple[str, str]]) -> None:
+    """One lies right before its locator, as some readers look for it, and one where that says."""
+    lying = archives.ZIP64.pack(b"PK\6\6", 44, 45, 45, 0, 0, 40_000_000, 40_000_000, 0, 0)
+    honest = archives.ZIP64.pack(b"PK\6\6", 44, 45, 45, 0, 0, 2, 2, 0, 0)
+    locator = archives.LOCATOR.pack(b"PK\6\7", 0, 0, 1)
+    end = archives.END.pack(b"PK\5\6", 0, 0, 2, 2, 0, 0, 0)
+    for records in (lying + honest, honest + lying):
+        assert refused(records + locator + end, limits=FEW)[0] == "too_large"
+    assert refused(honest + honest + locator + end, limits=FEW)[0] == "empty_file"
+
+
+@pytest.mark.parametrize("comment", [b"", b"photos" * 10_000])
+@pytest.mark.parametrize("wide", [False, True])
+def test_what_a_directory_claims_is_what_zipfile_goes_by(tmp_path: Path, wide: bool, comment: bytes) -> None:
+    plain = zipped(TWO)
+    with zipfile.ZipFile(io.BytesIO(plain)) as archive:
+        start = archive.start_dir
+    size = len(plain) - start - archives.END.size
+    path = tmp_path / "file.zip"
+    path.write_bytes(plain[:start] + listing(plain[start : start + size], members=4, wide=wide, comment=comment))
+    with zipfile.ZipFile(path) as archive:
+        assert (archive.namelist(), archive.start_dir, archive.comment) == (list(TWO), start, comment)
+    assert archives.claims(path) == [archives.Directory(members=4, bytes=size)]
+
+
+def test_an_archive_of_more_members_than_its_record_can_count_is_read(ingest: Callable[..., Ingested]) -> None:
+    """As file managers have written them: the number modulo 65,536."""
+    data = bytearray(zipped(TWO))
+    data[-14:-10] = struct.pack("<2H", 1, 1)
+    assert ingest(bytes(data)).manifest == ingest(TWO).manifest
+
+
+def test_folders_in_folders_end_somewhere(
+    refused: Callable[..., tuple[str, str]], ingest: Callable[..., Ingested]
+) -> None:
+    deep = {"a/" * (DEEPEST - 1) + name: data for name, data in TWO.items()}
+    assert ingest(deep).manifest == ingest(TWO).manifest
+    for around in (DEEPEST, 30_000):
+        reason, message = refused({"a/" * around + name: data for name, data in TWO.items()})
+        assert (reason, f"in {around + 1:,} folders" in message) == ("bad_layout", True)
+        assert len(message) < 1_000
 
 
 def many() -> bytes:
