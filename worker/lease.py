@@ -44,6 +44,7 @@ class Lease:
         self._closed = threading.Event()
         self._turn, self._ended = threading.Lock(), False
         self._progress: dict[str, Any] | None = None
+        self._answered = True
         self._renewed = boot_seconds()
         self._threads = [
             threading.Thread(target=target, name=f"lease {claim.job_id}", daemon=True)
@@ -81,17 +82,22 @@ class Lease:
 
     def renew(self) -> None:
         """One heartbeat."""
+        progress = self._progress
         try:
             with self._db.write() as session:
                 flags = self.renew_within(session)
                 failpoints.reached(Failpoint.LEASE_BEFORE_COMMIT)
         except (NotReady, NoSpace) as error:
+            self._answered = False
             log.warning(
                 "lease not renewed", job=self._claim.job_id, blind_seconds=self._blind_seconds(), why=str(error)
             )
             return
+        self._answered = True
         if flags is not None:
             self.flags, self._renewed = flags, boot_seconds()
+            if self._progress is progress:  # else a newer one waits already
+                self._progress = None
             return
         with self._turn:
             if not self._ended:
@@ -99,13 +105,12 @@ class Lease:
 
     def renew_within(self, session: Session) -> jobs.Flags | None:
         """The heartbeat as part of a transaction, with the newest progress. None: the fence is lost."""
-        progress, self._progress = self._progress, None
         return jobs.heartbeat(
             session,
             job_id=self._claim.job_id,
             fence=self._claim.fence,
             ttl_ms=self._settings.lease_ms,
-            progress=progress,
+            progress=self._progress,
         )
 
     def _blind_seconds(self) -> float:
@@ -123,7 +128,8 @@ class Lease:
         while not self._closed.wait(min(self._settings.report_seconds, self._settings.heartbeat_seconds)):
             if self.lost.is_set():
                 return
-            if self._progress is not None or boot_seconds() - tried >= self._settings.heartbeat_seconds:
+            news = self._progress is not None and self._answered  # else it waits for the next heartbeat
+            if news or boot_seconds() - tried >= self._settings.heartbeat_seconds:
                 tried = boot_seconds()
                 try:
                     self.renew()

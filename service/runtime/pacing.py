@@ -109,5 +109,7 @@ class Workbench:
             working = None
             self._ns, self._bytes = self._ns - expected, self._bytes - held
 
-    def _ended(self, _: asyncio.Future[T]) -> None:
+    def _ended(self, working: asyncio.Future[T]) -> None:
         self._turns.release()
+        if not working.cancelled():
+            working.exception()  # asked for, so that the log has no word of one whose client has gone

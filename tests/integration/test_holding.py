@@ -73,6 +73,21 @@ def test_a_lease_is_renewed_with_progress_and_learns_of_a_cancel(db: Database, a
     assert not lost.is_set()
 
 
+def test_progress_that_could_not_be_written_is_written_later(db: Database, away: Away) -> None:
+    held = claimed(db)
+    lease = lease_of(away, held, threading.Event())
+    away.cut = True
+    lease.report({"step": 7})
+    lease.renew()
+    away.cut = False
+    lease.renew()
+    assert _row(db, held).progress == {"step": 7}
+    with db.write() as session:
+        jobs.heartbeat(session, **attempt(held), ttl_ms=TTL, progress={"step": 8})
+    lease.renew()
+    assert _row(db, held).progress == {"step": 8}, "what was written is not written again"
+
+
 def test_a_lost_fence_is_noticed_at_the_next_heartbeat(db: Database, away: Away, clock: Clock) -> None:
     held, lost = claimed(db), threading.Event()
     clock.advance(TTL + 1)
