@@ -1,6 +1,6 @@
 """Predictions a second: gammabeta beside its peers, batching on and off, and twice as much as it can do.
 
-    scripts/bench serve [peers] [batching] [overload] [--n 3] [--seconds 5]
+    scripts/bench serve [peers] [batching] [overload] [engines] [--n 3] [--seconds 5]
                         [--litserve PYTHON] [--bentoml PYTHON] [--mlserver PYTHON]
 
 peers      Dense(64) + batch norm + ReLU + Dense(10) on 784 inputs, one process each, driven by `wrk -t1 -c16` in turn:
@@ -11,6 +11,8 @@ batching   the `cnn` preset on 28 x 28 images, one image a request, sixteen clie
 overload   ResNet-18 on 96 x 96 pictures, so that the network and not the driver is what is busy: a quarter of what
            sixteen connections get done, then twice as much, at its own pace: latency of those accepted, how many were
            refused, and the memory of the service; with the default line and with a short one (`--queued-ms`).
+engines    ResNet-18 on 224 x 224 pictures, one and eight a call, without HTTP: torch with the network as it is stored,
+           torch folded, ONNX Runtime folded.
 
 Needs wrk (`scripts/packages` installs it).
 """
@@ -28,7 +30,7 @@ from statistics import median
 
 import numpy as np
 
-from bench import peers
+from bench import engines, peers
 from bench.driving import CONNECTIONS, Driven, Offered, at_rate, driven
 from bench.peers import FEATURES, Body, Peer
 from gammabeta.schemas.preprocessing import FittedArray, FittedImage
@@ -226,13 +228,14 @@ _PARTS: dict[str, Callable[[argparse.Namespace, Path, Path], None]] = {
     "peers": against_peers,
     "batching": with_and_without_batches,
     "overload": overloaded,
+    "engines": lambda options, *_: engines.side_by_side(options.engine_turns),
 }
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", choices=[*_PARTS, []], help="by default all")
-    parser.add_argument("--n", type=int, default=3, help="how many turns")
+    parser.add_argument("--n", type=int, help=f"how many turns: if not given, 3, and {engines.TURNS} of engines")
     parser.add_argument("--seconds", type=float, default=5, help="how long each is driven")
     parser.add_argument(
         "--queued-ms", type=int, default=10, help="how much work may wait in the short line of overload"
@@ -241,6 +244,7 @@ def _options() -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=Path, help="an interpreter that has it")
     options = parser.parse_args()
     options.parts = options.parts or list(_PARTS)
+    options.n, options.engine_turns = options.n or 3, options.n or engines.TURNS
     return options
 
 
