@@ -8,6 +8,7 @@
     │   ├── ModelNotFound
     │   └── VersionNotFound
     ├── NotAcceptable             406
+    ├── TooSlow                   408
     ├── Conflict                  409
     │   ├── WrongState                 the job or dataset is in a state that forbids this
     │   ├── IdempotencyConflict        the key was used with another body
@@ -99,6 +100,12 @@ class NotAcceptable(GammabetaError):
     """The answer is not to be had in a media type that Accept welcomes. Leave Accept out for JSON."""
 
     code = "not_acceptable"
+
+
+class TooSlow(GammabetaError):
+    """The body did not arrive in time. Send it again, faster, or raise GAMMABETA_BODY_SECONDS."""
+
+    code = "too_slow"
 
 
 class Conflict(GammabetaError):

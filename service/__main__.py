@@ -12,7 +12,6 @@ import socket
 import sys
 
 import uvicorn
-from fastapi import FastAPI
 from pydantic import ValidationError
 
 from gammabeta import logs
@@ -20,7 +19,7 @@ from gammabeta.errors import GammabetaError, NotReady
 from gammabeta.store import migrations
 from gammabeta.store.blobs import open_blobs
 from gammabeta.store.engine import Database
-from service.app import create_app
+from service.app import Application, create_app
 from service.settings import ServiceSettings
 
 EX_CONFIG = 78
@@ -29,7 +28,7 @@ EX_CONFIG = 78
 class Server(uvicorn.Server):
     """uvicorn, which before it waits for the requests in progress ends the streams that would never end."""
 
-    def __init__(self, app: FastAPI, settings: ServiceSettings) -> None:
+    def __init__(self, app: Application, settings: ServiceSettings) -> None:
         self.app = app
         config = uvicorn.Config(
             app,
@@ -43,7 +42,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self.app.state.context.tailer.stop()
+        self.app.api.state.context.tailer.stop()
         await super().shutdown(sockets)
 
 
@@ -68,7 +67,7 @@ def main() -> int:
 
 def described() -> str:
     """The OpenAPI document, as `docs/openapi.json` keeps it."""
-    return json.dumps(create_app(ServiceSettings()).openapi(), indent=2, ensure_ascii=False)
+    return json.dumps(create_app(ServiceSettings()).api.openapi(), indent=2, ensure_ascii=False)
 
 
 def _complaint(settings: ServiceSettings) -> str | None:

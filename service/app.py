@@ -1,13 +1,14 @@
 """The application: `create_app(settings)` wires it, its lifespan opens and closes what it needs.
 
-request ─► Guard (Host, Origin) ─► BodyLimits ─► Shortcuts ─► routes ─► gammabeta.store, runtime
-                                                     └─► predict  └─► problems (every error)
+request ─► Guard (Host, Origin) ─► BodyLimits ─► Shortcuts ─► FastAPI ─► routes ─► gammabeta.store, runtime
+                                                     └─► predict, infer      └─► problems (every error)
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.responses import RedirectResponse
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 import gammabeta
 from gammabeta.schemas.jobs import Event
@@ -41,8 +43,27 @@ DESCRIPTION = "Train networks with batch normalization over HTTP; serve them fro
 UI = Path(__file__).with_name("ui")
 
 
-def create_app(settings: ServiceSettings) -> FastAPI:
+@dataclass(frozen=True, kw_only=True)
+class Application:
+    """The service, for a server to run."""
+
+    api: FastAPI
+    front: ASGIApp
+    """What a request meets first."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = self.api  # as FastAPI does, for those who come past it
+        await self.front(scope, receive, send)
+
+
+def create_app(settings: ServiceSettings) -> Application:
     """The service. Nothing is opened before its lifespan begins."""
+    api = _api(settings)
+    hot = Shortcuts(api, endpoints={**predict.ENDPOINTS, **openinference.ENDPOINTS})
+    return Application(api=api, front=Guard(BodyLimits(hot, settings=settings), hosts=settings.hosts))
+
+
+def _api(settings: ServiceSettings) -> FastAPI:
     app: FastAPI = FastAPIOffline(
         title="gammabeta",
         version=gammabeta.__version__,
@@ -60,9 +81,6 @@ def create_app(settings: ServiceSettings) -> FastAPI:
         app.include_router(module.router)
     _add_page(app)
     problems.install(app)
-    app.add_middleware(Shortcuts, endpoints={**predict.ENDPOINTS, **openinference.ENDPOINTS})
-    app.add_middleware(BodyLimits, settings=settings)
-    app.add_middleware(Guard, hosts=settings.hosts)
     return app
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import problems
+from service.headers import header
 
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
@@ -25,6 +26,7 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
 
 
 class Guard:
@@ -38,11 +40,11 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        refusal = self._refusal(Headers(scope=scope))
+        refusal = self._refusal(scope)
         await (refusal or self.app)(scope, receive, _with_headers(send, scope["path"]))
 
-    def _refusal(self, headers: Headers) -> Response | None:
-        host, origin = headers.get("host", ""), headers.get("origin")
+    def _refusal(self, scope: Scope) -> Response | None:
+        host, origin = header(scope, b"host") or "", header(scope, b"origin")
         if _without_port(host) not in self.hosts:
             return problems.respond(
                 400,
@@ -74,11 +76,13 @@ def _without_port(host: str) -> str:
 
 
 def _with_headers(send: Send, path: str) -> Send:
-    extra = HEADERS | (PAGE_HEADERS if path == "/ui" or path.startswith("/ui/") else {})
+    of_page = path == "/ui" or path.startswith("/ui/")
 
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
-            MutableHeaders(scope=message).update(extra)
+            message = {**message, "headers": [*message["headers"], *RAW_HEADERS]}  # which nobody else sets
+            if of_page:
+                MutableHeaders(scope=message).update(PAGE_HEADERS)
         await send(message)
 
     return sending

@@ -1,20 +1,26 @@
-"""How large a body may be: checked on Content-Length before a byte is read, and counted while it is read.
+"""How large a body may be, and how slow: checked on Content-Length before a byte is read, and while it is read.
 
-predict, infer ≤ 64 MiB      POST /v1/datasets ≤ 2 GiB      everything else ≤ 1 MiB
+predict, infer        ≤ 64 MiB    ≤ 60 s
+POST /v1/datasets     ≤ 2 GiB     no pause of more than 60 s
+everything else       ≤ 1 MiB     ≤ 60 s
 """
 
 from __future__ import annotations
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gammabeta.errors import MalformedRequest, TooLarge
+from gammabeta.errors import MalformedRequest
 from service import problems
+from service.arriving import Arriving, too_large
+from service.headers import header
 from service.settings import ServiceSettings
+
+UNREAD = (408, 413)
+"""The answers that come before the body has."""
 
 
 class BodyLimits:
-    """ASGI: refuses bodies over the limit of their route with 413. Nothing is ever buffered here."""
+    """ASGI: refuses bodies over the limit of their route with 413, and those that do not come in time with 408."""
 
     def __init__(self, app: ASGIApp, settings: ServiceSettings) -> None:
         self.app = app
@@ -25,42 +31,27 @@ class BodyLimits:
             await self.app(scope, receive, send)
             return
         limit = limit_of(scope["method"], scope["path"], self.settings)
-        declared = Headers(scope=scope).get("content-length")
+        declared = header(scope, b"content-length")
         if declared is not None and not (declared.isascii() and declared.isdecimal() and len(declared) < 20):
             refusal = problems.of(MalformedRequest("Content-Length must be a whole number."))
             await refusal(scope, receive, _closing(send))
         elif declared is not None and int(declared) > limit:
-            await problems.of(_too_large(limit, int(declared)))(scope, receive, _closing(send))
+            await problems.of(too_large(limit, int(declared)))(scope, receive, _closing(send))
         else:
-            await self.app(scope, _counted(receive, limit), _closing_on_413(send))
+            in_all = not _is_upload(scope["method"], scope["path"])
+            arriving = Arriving(receive, limit=limit, seconds=self.settings.body_seconds, in_all=in_all)
+            await self.app(scope, arriving.receive, _answering(send, arriving))
 
 
 def limit_of(method: str, path: str, settings: ServiceSettings) -> int:
     """Bytes that the body of a request may have."""
     if path.endswith("/predict") or (path.startswith("/v2/") and path.endswith("/infer")):
         return settings.max_predict_bytes
-    if (method, path) == ("POST", "/v1/datasets"):
-        return settings.max_upload_bytes
-    return settings.max_json_bytes
+    return settings.max_upload_bytes if _is_upload(method, path) else settings.max_json_bytes
 
 
-def _too_large(limit: int, received: int | None = None) -> TooLarge:
-    got = f"{received:,}" if received is not None else "more"
-    return TooLarge(f"The body must have at most {limit:,} bytes. Received: {got}. Send less at once.")
-
-
-def _counted(receive: Receive, limit: int) -> Receive:
-    received = 0
-
-    async def counting() -> Message:
-        nonlocal received
-        message = await receive()
-        received += len(message.get("body", b""))
-        if received > limit:
-            raise _too_large(limit)
-        return message
-
-    return counting
+def _is_upload(method: str, path: str) -> bool:
+    return path == "/v1/datasets" and method == "POST"
 
 
 def _closing(send: Send) -> Send:
@@ -74,11 +65,15 @@ def _closing(send: Send) -> Send:
     return closing
 
 
-def _closing_on_413(send: Send) -> Send:
+def _answering(send: Send, arriving: Arriving) -> Send:
     closing = _closing(send)
 
     async def choosing(message: Message) -> None:
-        too_large = message["type"] == "http.response.start" and message["status"] == 413
-        await (closing if too_large else send)(message)
+        if message["type"] == "http.response.start":
+            arriving.settled = True
+            if message["status"] in UNREAD:
+                await closing(message)
+                return
+        await send(message)
 
     return choosing

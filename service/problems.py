@@ -38,6 +38,7 @@ STATUS: dict[type[GammabetaError], int] = {
     errors.ModelNotFound: 404,
     errors.VersionNotFound: 404,
     errors.NotAcceptable: 406,
+    errors.TooSlow: 408,
     errors.Conflict: 409,
     errors.WrongState: 409,
     errors.IdempotencyConflict: 409,
@@ -67,7 +68,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _router_error)
     app.add_exception_handler(ClientDisconnect, _nobody_listens)
-    app.add_exception_handler(Exception, _bug)
+    app.add_exception_handler(Exception, bug)
 
 
 def of(error: GammabetaError) -> Response:
@@ -180,7 +181,8 @@ def nobody_listens() -> Response:
     return Response(status_code=499)
 
 
-async def _bug(request: Request, error: Exception) -> Response:
-    """The server logs the traceback after this; here is the line that says which request it was."""
+async def bug(request: Request, error: Exception) -> Response:
+    """Of an error that nobody foresaw. The server logs the traceback after this; here is the line that says which
+    request it was."""
     logs.get(__name__).error("unexpected error", method=request.method, path=request.url.path, error=repr(error))
     return of(errors.ServiceFault())

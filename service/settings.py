@@ -30,6 +30,9 @@ class ServiceSettings(StoreSettings):
     """The largest body of a prediction."""
     max_json_bytes: int = Field(default=1024**2, gt=0)
     """The largest other body."""
+    body_seconds: float = Field(default=60, gt=0, le=3_600)
+    """How long a body may take, from when it is first waited for until all of it is there; of an upload, how long it
+    may pause. A slower one is refused with 408."""
     max_queued: int | None = Field(default=None, ge=1)
     """How many jobs may be queued, ingestions included; one more is refused with 429. By default any number."""
     max_queued_per_key: int | None = Field(default=None, ge=1)

@@ -1,4 +1,5 @@
-"""The way to the hot endpoints: from the body limits straight to them, past router, dependencies and exit stacks.
+"""The way to the hot endpoints: from the body limits straight to them, past FastAPI with its router, dependencies and
+exit stacks.
 
     POST ──path of an endpoint──► endpoint(request, …) ──► Response
      └──any other──► FastAPI
@@ -35,13 +36,21 @@ class Shortcuts:
         if scope["type"] == "http" and scope["method"] == "POST":
             for pattern, endpoint in self._endpoints:
                 if found := pattern.match(scope["path"]):
-                    response = await _answered(endpoint, Request(scope, receive), found.groupdict())
-                    await response(scope, receive, send)
+                    await _answer(endpoint, Request(scope, receive), found.groupdict(), send)
                     return
         await self.app(scope, receive, send)
 
 
-async def _answered(endpoint: Endpoint, request: Request, named: Mapping[str, str]) -> Response:
+async def _answer(endpoint: Endpoint, request: Request, named: Mapping[str, str], send: Send) -> None:
+    try:
+        response = await _response(endpoint, request, named)
+    except Exception as error:
+        await (await problems.bug(request, error))(request.scope, request.receive, send)
+        raise  # as FastAPI does, so that the server logs it
+    await response(request.scope, request.receive, send)
+
+
+async def _response(endpoint: Endpoint, request: Request, named: Mapping[str, str]) -> Response:
     try:
         return await endpoint(request, **named)
     except GammabetaError as error:

@@ -62,7 +62,7 @@ TORCHLESS = (
 """The supervisor, the child that reads data sets, and what they say to each other."""
 STORELESS = (
     "trainer training run data checkpoints device optimizers schedules evaluation handover link preload parentage "
-    "reporting stopping tally ingestion predictor predicting answer_files"
+    "reporting stopping tally ingestion predictor predicting answer_files orders"
 ).split()
 """The children: no database, no keys."""
 

@@ -19,6 +19,7 @@ _BY_STATUS: dict[int, type[GammabetaError]] = {
     400: errors.MalformedRequest,
     404: errors.NotFound,
     406: errors.NotAcceptable,
+    408: errors.TooSlow,
     409: errors.Conflict,
     413: errors.TooLarge,
     415: errors.UnsupportedMediaType,

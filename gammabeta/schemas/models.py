@@ -143,6 +143,8 @@ class Served(Answer):
     """The largest difference with which an engine serves: 1e-4 max(1, max|logit|), of the logits of that row."""
     probe_rows: int
     """How many rows were compared."""
+    mismatch: str | None
+    """Why the engine would not be chosen by what was measured now; null where it agrees, labels included."""
     folded: tuple[FoldedLayer, ...]
     not_folded: tuple[UnfoldedLayer, ...]
     not_serving: tuple[UnusedEngine, ...]

@@ -19,7 +19,9 @@ from gammabeta.errors import ModelNotFound
 from gammabeta.schemas.base import NAME_PATTERN
 from gammabeta.schemas.inference import InferenceResponse
 from gammabeta.schemas.problems import shortened
+from service.bodies import whole
 from service.dependencies import Context, context_of
+from service.headers import header
 from service.openinference import answering, codings, reading
 from service.openinference.answering import Content
 from service.runtime.loading import LoadedVersion
@@ -27,6 +29,7 @@ from service.runtime.pacing import Pace
 from service.shortcuts import Endpoint
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
+_HEADER_LENGTH = HEADER_LENGTH.lower().encode()
 DEFLATED_MOST = 1_032
 """As many times as few bytes can be compressed: deflate has two bits for 258 bytes."""
 INFLATING_NS = 3.0
@@ -63,7 +66,7 @@ async def infer_of_version(name: str, version: str, request: Request) -> Respons
 async def answer(request: Request, name: str, version: str | None = None) -> Response:
     """The same, for a request that nobody has looked at yet."""
     context = context_of(request)
-    body = await request.body()
+    body = await whole(request.receive)
     loaded = await context.models.get(model_name(name), version)
     with loaded.statistics.request():
         return await _answered(context, loaded, body, request)
@@ -93,14 +96,13 @@ async def _answered(context: Context, loaded: LoadedVersion, body: bytes, reques
         pace=loaded.paces[answering.write],
         receive=request.receive,
     )
-    response = await _response(context, loaded, content, codings.chosen(request.headers.get("accept-encoding")))
+    response = await _response(context, loaded, content, codings.chosen(header(request.scope, b"accept-encoding")))
     statistics.compute_output.add(time.perf_counter_ns() - start)
     return response
 
 
 async def _read(context: Context, loaded: LoadedVersion, body: bytes, request: Request) -> reading.Asked:
-    headers = request.headers
-    encoding, header_length = headers.get("content-encoding"), headers.get(HEADER_LENGTH.lower())
+    encoding, header_length = header(request.scope, b"content-encoding"), header(request.scope, _HEADER_LENGTH)
     if encoding is not None:
         limit = context.settings.max_predict_bytes
         body = await context.predictor.beside(

@@ -16,7 +16,7 @@ from gammabeta.errors import InvalidRequest, MalformedRequest
 from gammabeta.schemas.models import Version
 from gammabeta.schemas.problems import shortened
 from service.bodies import parsed
-from service.openinference import rows, signature
+from service.openinference import numeric, rows, signature
 from service.openinference.datatypes import BYTES, NUMBERS
 from service.openinference.signature import TensorSpec
 from service.openinference.tensors import Tensor
@@ -57,7 +57,7 @@ def read(body: bytes, header_length: str | None, version: Version) -> Asked:
     if header_length == "0":
         return _raw(body, version)
     header, raw = _split(body, header_length)
-    request = parsed(header)
+    request = numeric.read(header) or parsed(header)
     if not isinstance(request, dict):
         raise InvalidRequest(f"The request must be an object with 'inputs'. Received: {shortened(request)}.")
     given = _inputs(request.get("inputs"), raw, signature.inputs_of(version.preprocessing))

@@ -26,7 +26,7 @@ from service.openinference.datatypes import BYTES, is_whole
 from service.openinference.signature import X
 from service.openinference.tensors import Tensor
 from service.runtime.columns import MISSING, UNSEEN
-from service.runtime.rows import Floats, as_float32, check_size
+from service.runtime.rows import Floats, all_finite, as_float32, check_size
 
 FLOAT32, FLOAT64 = 4, 8
 """Bytes."""
@@ -51,7 +51,7 @@ def _array(tensor: Tensor, shape: tuple[int, ...]) -> Floats:
     x = as_float32(values)
     if is_whole(tensor.datatype):
         _check_held(tensor, values, x)
-    if not np.isfinite(x).all():
+    if not all_finite(x):
         row = int(np.flatnonzero(~np.isfinite(x).reshape(tensor.shape[0], -1).all(axis=1))[0])
         raise tensor.refusal("must hold finite numbers only, also as float32", f"others in row {row}")
     return x.reshape(tensor.shape[0], *shape)

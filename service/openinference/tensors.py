@@ -38,7 +38,7 @@ class Tensor:
     datatype: str
     shape: tuple[int, ...]
     data: Any = None
-    """From the JSON, nested or flat."""
+    """From the JSON: lists, nested or flat, or the flat array that `numeric` made of them."""
     raw: memoryview | None = None
     """From behind the JSON."""
 
@@ -92,6 +92,8 @@ class Tensor:
     def _from_json(self) -> NDArray[Any]:
         if self.datatype == BF16:
             raise self.refusal("must come as a binary tensor, since BF16 has no form in JSON", "data in JSON")
+        if isinstance(self.data, np.ndarray):  # as many as the shape asks for
+            return self.data
         if JSON_TYPES[self.datatype] is FLOATS:
             values = self._straight()
             return self._floats() if values is None else values

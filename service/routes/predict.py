@@ -16,7 +16,9 @@ from gammabeta.errors import InvalidRequest
 from gammabeta.schemas.base import Name, Request
 from gammabeta.schemas.predictions import Predictions
 from gammabeta.schemas.problems import invalid
+from service.bodies import whole
 from service.dependencies import Named, context_of
+from service.headers import header
 from service.runtime import answers, images, media
 from service.runtime.loading import Asked
 from service.shortcuts import Endpoint
@@ -57,10 +59,10 @@ async def predict(name: Named, request: HttpRequest, query: Annotated[PredictQue
 async def answer(request: HttpRequest, name: str) -> Response:
     """The same, for a request that nobody has looked at yet."""
     context = context_of(request)
-    headers = request.headers
-    read, write = media.reader(headers.get("content-type")), media.writer(headers.get("accept"))
+    content_type, accept = header(request.scope, b"content-type"), header(request.scope, b"accept")
+    read, write = media.reader(content_type), media.writer(accept)
     asked = addressed(name, request.scope["query_string"])
-    body = await request.body()
+    body = await whole(request.receive)
     loaded = await context.models.get(*asked)
     answered = await context.predictor.predict(loaded, body, read=read, write=write, receive=request.receive)
     return Response(answered.body, headers=dict(answered.headers), media_type=answered.media_type)

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from gammabeta.errors import InvalidRequest, Overloaded
 from service.runtime.counting import Statistics
+from service.runtime.rows import all_finite
 
 Rows: TypeAlias = NDArray[Any]
 """[B, *row_shape], as the network takes them."""
@@ -41,8 +42,9 @@ PIECE = 512
 """The most rows of one request that are computed at once, however many a batch may have, so that a large body of small
 images does not make gigabytes of activations."""
 PIECE_SECONDS = 0.05
-"""How long rows may take that are computed at once: nobody waits for all of a large body, nor for a whole batch of a
-slow network, which would be hardly faster than its rows one by one."""
+"""How long rows may take that are computed at once, and no longer than a request may wait: nobody waits for all of a
+large body, nor for a whole batch of a slow network, which would be hardly faster than its rows one by one."""
+MOST_SLOWNESS = 8.0
 STRAIGHT_SECONDS = 1e-4
 """Work that is done by the time anything else could have been arranged."""
 HERE_SECONDS = 5e-4
@@ -159,6 +161,8 @@ class Line:
 
     def __init__(self, compute: Compute, cost: Cost, statistics: Statistics) -> None:
         self._compute, self.cost, self.statistics = compute, cost, statistics
+        self.slowness = 1.0
+        """How long batches in threads take of late, of what they cost: the machine has other things to do, too."""
         self._waiting: deque[Ticket] = deque()
         self.rows = 0
         """How many wait, as far as they count."""
@@ -179,6 +183,16 @@ class Line:
     def alone(self) -> bool:
         """Whether only one request waits."""
         return len(self._waiting) == 1
+
+    def seconds(self, rows: int) -> float:
+        """For a batch of so many rows, as things are now."""
+        return self.slowness * self.cost.of(rows)
+
+    def took(self, rows: int, seconds: float) -> None:
+        """A thread has computed a batch of so many rows."""
+        if cost := self.cost.of(rows):
+            found = min(max(seconds / cost, 1 / MOST_SLOWNESS), MOST_SLOWNESS)
+            self.slowness += (found - self.slowness) / 8
 
     def ahead_of(self, ticket: Ticket) -> int:
         """Rows that are computed before a request is. A large one takes turns with all that others have left; a small
@@ -269,10 +283,9 @@ class Line:
 
 def _problem(scores: Scores, start: int) -> InvalidRequest | None:
     """What is wrong with the scores of rows from `start` on, if anything is."""
-    finite = np.isfinite(scores)
-    if finite.all():
+    if all_finite(scores):
         return None
-    row = start + int(np.flatnonzero(~finite.reshape(len(scores), -1).all(axis=1))[0])
+    row = start + int(np.flatnonzero(~np.isfinite(scores).reshape(len(scores), -1).all(axis=1))[0])
     return InvalidRequest.of(f"instances[{row}]", NOT_FINITE, "values whose answer is not finite")
 
 
@@ -283,6 +296,8 @@ class Batcher:
         self._pool, self._workers, self._free, self._limits = pool, workers, workers, limits
         self._lines: deque[Line] = deque()
         """Those in which somebody waits, in the order of their turns."""
+        self._ends: dict[asyncio.Future[Computed], float] = {}
+        """When, by the event loop's clock, the threads that are busy will be free, as far as costs tell."""
         self._turn: asyncio.Handle | None = None
 
     def straight(self, line: Line, x: Rows) -> Scores | None:
@@ -317,12 +332,12 @@ class Batcher:
         """
         if line:
             self._check_rows(line, 1)
-            self._check_wait(line, line.rows)
+        self._check_wait(line, line.rows)
 
     def _admit(self, line: Line, ticket: Ticket) -> None:
         if line:
             self._check_rows(line, ticket.counts)
-            self._check_wait(line, line.ahead_of(ticket))
+        self._check_wait(line, line.ahead_of(ticket))
         self._check_bytes(line, ticket.x.nbytes)
         if line not in self._lines:
             self._lines.append(line)
@@ -339,14 +354,26 @@ class Batcher:
             )
 
     def _check_wait(self, line: Line, rows: int) -> None:
-        wait = line.cost.of(rows) / self._workers
+        wait = self._wait(line, rows)
         if wait > self._limits.queued_seconds:
             self._refuse(
                 line,
-                f"A request may have to wait at most {1_000 * self._limits.queued_seconds:,.0f} ms. Received: one "
-                f"behind {rows:,} rows, which take {1_000 * wait:,.0f} ms",
+                f"A request may have to wait at most {1_000 * self._limits.queued_seconds:,.0f} ms. Received: one that "
+                f"would wait {1_000 * wait:,.0f} ms, behind {rows:,} rows and what is being computed",
                 "GAMMABETA_MAX_QUEUED_MS",
             )
+
+    def _wait(self, line: Line, rows: int) -> float:
+        """Seconds that somebody waits behind so many rows: until a thread is free, and then for the batches before that
+        of his own, which the threads share."""
+        most = self._most(line)
+        before = rows // most * line.seconds(most) / self._workers if rows else 0.0
+        return before if line.cost.of(rows % most + 1) <= HERE_SECONDS else before + self._until_free()
+
+    def _until_free(self) -> float:
+        if self._free:
+            return 0.0
+        return max(0.0, min(self._ends.values()) - asyncio.get_running_loop().time())
 
     def _check_bytes(self, line: Line, size: int) -> None:
         """In all lines together, since they share one memory."""
@@ -361,7 +388,7 @@ class Batcher:
 
     def _refuse(self, line: Line, why: str, setting: str) -> NoReturn:
         error = Overloaded(f"{why}. Send it again after Retry-After seconds, or raise {setting}.")
-        error.retry_after = max(1.0, math.ceil(line.cost.of(line.rows) / self._workers))
+        error.retry_after = max(1.0, math.ceil(self._wait(line, line.rows)))
         raise error
 
     def _piece(self, line: Line) -> int:
@@ -370,7 +397,7 @@ class Batcher:
 
     def _most(self, line: Line) -> int:
         """The most rows that are computed at once."""
-        return min(self._limits.batch_rows, line.cost.rows_in(PIECE_SECONDS))
+        return min(self._limits.batch_rows, line.cost.rows_in(min(PIECE_SECONDS, self._limits.queued_seconds)))
 
     def _soon(self) -> None:
         """In the next turn of the event loop, when all that came in this one stands in line."""
@@ -404,14 +431,19 @@ class Batcher:
             _hand_out(line, pieces, line.compute(pieces))
         else:
             self._free -= 1
-            computing = asyncio.get_running_loop().run_in_executor(self._pool, line.compute, pieces)
+            loop = asyncio.get_running_loop()
+            computing = loop.run_in_executor(self._pool, line.compute, pieces)
+            self._ends[computing] = loop.time() + line.seconds(rows)
             computing.add_done_callback(partial(self._done, line, pieces))
         return True
 
     def _done(self, line: Line, pieces: Sequence[Piece], computing: asyncio.Future[Computed]) -> None:
         self._free += 1
+        del self._ends[computing]
         if not computing.cancelled():
-            _hand_out(line, pieces, computing.result())
+            computed = computing.result()
+            line.took(sum(len(each.x) for each in pieces), (computed.ended_ns - computed.started_ns) / 1e9)
+            _hand_out(line, pieces, computed)
         self._soon()
 
     def _holds_back(self, line: Line, rows: int, most: int) -> bool:

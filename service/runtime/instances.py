@@ -35,7 +35,7 @@ from gammabeta.schemas.problems import shortened
 from service.bodies import parsed
 from service.runtime import images, straight
 from service.runtime.columns import encoded, listed
-from service.runtime.rows import Floats, as_float32, check_size, fail
+from service.runtime.rows import Floats, all_finite, as_float32, check_size, fail
 
 KINDS_OF_NUMBERS = frozenset({int, float, bool})
 ENCODED = "b64"
@@ -62,13 +62,13 @@ def _straight(body: bytes, preprocessing: FittedPreprocessing) -> Floats | None:
             if not {NumericColumn}.issuperset(map(type, columns)):
                 return None
             x = straight.numbers(body, (len(columns),))
-            return x if x is not None and np.isfinite(as_float32(x)).all() else None
+            return x if x is not None and all_finite(as_float32(x)) else None
         case FittedArray(shape=shape) | FittedImage(shape=shape):
             wide = straight.numbers(body, shape)
             if wide is None:
                 return None
             narrow = as_float32(wide).reshape(-1, *shape)
-            return narrow if np.isfinite(narrow).all() else None
+            return narrow if all_finite(narrow) else None
 
 
 def _one_by_one(instances: list[Any], preprocessing: FittedPreprocessing) -> Floats:
@@ -149,7 +149,7 @@ def _arrays(instances: list[Any], shape: tuple[int, ...]) -> Floats:
             _explain(row, instance, shape)
         raise InvalidRequest.of("instances", _wanted(shape), "instances that differ")
     x = as_float32(wide).reshape(len(instances), *shape)
-    if not np.isfinite(x).all():
+    if not all_finite(x):
         row = int(np.flatnonzero(~np.isfinite(x.reshape(len(x), -1)).all(axis=1))[0])
         fail(row, None, "must hold finite numbers only, also as float32", instances[row])
     return x

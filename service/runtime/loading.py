@@ -120,6 +120,7 @@ class LoadedVersion:
             max_difference=measured.max_difference,
             tolerance=measured.tolerance,
             probe_rows=prepared.probe_rows,
+            mismatch=measured.mismatch,
             folded=tuple(FoldedLayer(layer=each.layer, into=each.into) for each in prepared.foldings if each.into),
             not_folded=tuple(
                 UnfoldedLayer(layer=each.layer, reason=each.reason or "") for each in prepared.foldings if not each.into

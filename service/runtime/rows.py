@@ -38,6 +38,13 @@ def as_float32(values: NDArray[Any]) -> NDArray[np.float32]:
         return np.asarray(values, dtype=np.float32)
 
 
+def all_finite(x: Floats) -> bool:
+    """Whether every value is. Their sum tells, for a third of what looking at each one costs; where it is not finite,
+    so may be one of them, or nothing but the sum."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(np.add.reduce(x, axis=None))) or bool(np.isfinite(x).all())
+
+
 def fail(row: int, column: str | None, message: str, received: Any) -> NoReturn:
     """Refuse a value.
 

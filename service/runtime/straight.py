@@ -44,6 +44,11 @@ class _Parsers(threading.local):
 _parsers = _Parsers()
 
 
+def parser_for(body: bytes) -> simdjson.Parser:
+    """For this thread, until its next body."""
+    return _parsers.kept if len(body) <= KEPT_BYTES else simdjson.Parser()
+
+
 def numbers(body: bytes, shape: tuple[int, ...]) -> NDArray[np.float64] | None:
     """[B, numbers of the shape], or None where the body has to be looked at value by value: it is something else, not
     JSON, or has integers that 64 bits do not hold.
@@ -52,9 +57,8 @@ def numbers(body: bytes, shape: tuple[int, ...]) -> NDArray[np.float64] | None:
     """
     if not OPENING.match(body):
         return None
-    parser = _parsers.kept if len(body) <= KEPT_BYTES else simdjson.Parser()
     try:
-        document = parser.parse(body)
+        document = parser_for(body).parse(body)
         if not isinstance(document, simdjson.Object) or not isinstance(rows := document["instances"], simdjson.Array):
             return None
         flat = np.frombuffer(rows.as_buffer(of_type="d"), dtype=np.float64)

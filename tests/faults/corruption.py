@@ -153,7 +153,7 @@ class Fresh:
 
     def __init__(self, shop: Workshop) -> None:
         app = create_app(ServiceSettings(home=shop.home, database_url=shop.db.url))
-        self._life = app.router.lifespan_context(app)
+        self._life = app.api.router.lifespan_context(app.api)
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         self._http = httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", timeout=60)
 

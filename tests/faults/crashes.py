@@ -168,9 +168,9 @@ class Machine:
 
     async def live(self, bodies: list[bytes]) -> None:
         """All that stores and removes files, once or twice."""
-        async with self.service.router.lifespan_context(self.service):
-            context = self.service.state.context
-            self.service.state.context = replace(context, database=self.db, blobs=self.blobs)
+        async with self.service.api.router.lifespan_context(self.service.api):
+            context = self.service.api.state.context
+            self.service.api.state.context = replace(context, database=self.db, blobs=self.blobs)
             transport = httpx.ASGITransport(self.service)
             async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", timeout=60) as http:
                 dataset = await _upload(http, bodies[0], name="toy")

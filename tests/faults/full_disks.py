@@ -281,9 +281,9 @@ async def serving(
     shop: Workshop, use: Callable[[httpx.AsyncClient], Awaitable[list[str]]], *, files: Files | None = None
 ) -> list[str]:
     app = create_app(ServiceSettings(home=shop.home, database_url=shop.db.url))
-    async with app.router.lifespan_context(app):
+    async with app.api.router.lifespan_context(app.api):
         if files is not None:
-            app.state.context = replace(app.state.context, blobs=FolderBlobs(shop.blobs.root, files=files))
+            app.api.state.context = replace(app.api.state.context, blobs=FolderBlobs(shop.blobs.root, files=files))
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", timeout=60) as http:
             return await use(http)

@@ -79,6 +79,7 @@ def test_the_front_door_offers_exactly_this() -> None:
         "StepSchedule",
         "TooLarge",
         "TooLargeToServe",
+        "TooSlow",
         "TrainRequest",
         "TrainingSpec",
         "UniformAdjustment",

@@ -102,7 +102,7 @@ def test_served_is_computed_from_the_module_itself(start: Callable[..., Any]) ->
 
 def _loaded(service: Service, model: str) -> Any:
     predict(service, model)
-    return service.server.app.state.context.models._loaded
+    return service.server.app.api.state.context.models._loaded
 
 
 def test_a_number_is_predicted_as_a_value(service: Service) -> None:

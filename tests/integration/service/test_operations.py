@@ -104,9 +104,9 @@ def test_cve_2025_62593_host_and_origin(service: Service) -> None:
 
 def test_a_bug_answers_as_a_problem(start: Callable[..., Any]) -> None:
     with start() as broken:
-        broken.server.app.state.context = None
+        broken.server.app.api.state.context = None
         answer = broken.http.get("/v1/jobs")
-        broken.server.app.state.context = _Stoppable()
+        broken.server.app.api.state.context = _Stoppable()
     assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
 
 

@@ -41,7 +41,7 @@ def scores(answer: httpx.Response) -> np.ndarray[Any, Any]:
 
 
 def held(service: Service) -> Models:
-    found: Models = service.server.app.state.context.models
+    found: Models = service.server.app.api.state.context.models
     return found
 
 
@@ -53,7 +53,7 @@ def loaded(service: Service, model: str) -> LoadedVersion:
 @contextmanager
 def busy(service: Service, version: LoadedVersion) -> Iterator[ThreadPoolExecutor]:
     """Until the end of the block no batch is computed: the only thread is held up, and a first request has its turn."""
-    context, gate = service.server.app.state.context, threading.Event()
+    context, gate = service.server.app.api.state.context, threading.Event()
     version.line.cost = SLOW
     context.predictor._computing.submit(gate.wait)
     with ThreadPoolExecutor(8) as clients:
@@ -170,7 +170,7 @@ LONG = b'{"instances": [' + b", ".join([b"[0.25, 0.75]"] * 10_000) + b"]}"
 @contextmanager
 def unread(service: Service, path: str) -> Iterator[ThreadPoolExecutor]:
     """Until the end of the block no large body is read: the only thread is held up, and a first request is next."""
-    gate, bench = threading.Event(), service.server.app.state.context.predictor._reading
+    gate, bench = threading.Event(), service.server.app.api.state.context.predictor._reading
     bench._pool.submit(gate.wait)
     with ThreadPoolExecutor(4) as clients:
         try:
@@ -208,7 +208,7 @@ def test_answers_are_written_before_bodies_that_wait_are_read(narrow: Service) -
 def test_a_client_that_went_away_while_its_body_waited_costs_nothing_more(narrow: Service) -> None:
     narrow.shelf.version("hasty", PAIRS)
     version = loaded(narrow, "hasty")
-    bench = narrow.server.app.state.context.predictor._reading
+    bench = narrow.server.app.api.state.context.predictor._reading
     shorter = b'{"instances": [' + b", ".join([b"[0.25, 0.75]"] * 9_000) + b"]}"
     with unread(narrow, "/v1/models/hasty/predict"):
         held = bench._bytes

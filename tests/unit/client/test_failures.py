@@ -32,6 +32,7 @@ def test_no_two_classes_share_a_code() -> None:
     [
         (400, errors.MalformedRequest),
         (404, errors.NotFound),
+        (408, errors.TooSlow),
         (409, errors.Conflict),
         (413, errors.TooLarge),
         (415, errors.UnsupportedMediaType),

@@ -37,8 +37,9 @@ def request(
     *,
     headers: dict[str, str] | None = None,
     chunks: Iterable[bytes] = (),
+    sent: Sent | None = None,
 ) -> Sent:
-    """Send it, body chunk by chunk."""
+    """Send it, body chunk by chunk. `sent`: where the answer shall stand if the application raises after it."""
     scope = {
         "type": "http",
         "method": method,
@@ -46,7 +47,7 @@ def request(
         "headers": [(key.lower().encode(), value.encode()) for key, value in (headers or {}).items()],
     }
     parts = iter(chunks)
-    sent = Sent()
+    sent = sent if sent is not None else Sent()
 
     async def receive() -> Message:
         part = next(parts, None)

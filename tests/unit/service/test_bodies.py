@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import tracemalloc
 
 import numpy as np
 import orjson
 import pytest
+from starlette.requests import ClientDisconnect
+from starlette.types import Message
 
 from gammabeta.errors import TooLarge
-from service.bodies import SMALL, parsed
+from service.bodies import SMALL, parsed, whole
 
 MIB = 1 << 20
 ROW = {"age": 39, "workclass": "State-gov", "education": "Bachelors", "hours-per-week": 40.5, "country": "Cuba"}
@@ -52,3 +55,25 @@ def test_what_honest_clients_send_is_parsed(value: object) -> None:
     body = orjson.dumps(value)
     assert len(body) > 5 * MIB
     assert parsed(body) == value
+
+
+def received(*messages: Message) -> bytes:
+    """The body of a request that comes in these."""
+    parts = iter(messages)
+
+    async def receive() -> Message:
+        return next(parts)
+
+    return asyncio.run(whole(receive))
+
+
+def test_a_body_is_whole_however_it_comes() -> None:
+    assert received({"type": "http.request"}) == b""
+    assert received({"type": "http.request", "body": b"12", "more_body": False}) == b"12"
+    more = {"type": "http.request", "body": b"1", "more_body": True}
+    assert received(more, more, {"type": "http.request", "body": b"", "more_body": False}) == b"11"
+
+
+def test_half_a_body_is_none() -> None:
+    with pytest.raises(ClientDisconnect):
+        received({"type": "http.request", "body": b"1", "more_body": True}, {"type": "http.disconnect"})
