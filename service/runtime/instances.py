@@ -38,6 +38,7 @@ from service.runtime.columns import encoded, listed
 from service.runtime.rows import Floats, all_finite, as_float32, check_size, fail
 
 KINDS_OF_NUMBERS = frozenset({int, float, bool})
+ONE_ROW = "One row alone stands in a list of its own: [[…]]"
 ENCODED = "b64"
 """The only key of an instance that is an image file."""
 BYTES_OF_FLOAT32, BYTES_OF_FLOAT64 = 4, 8
@@ -77,15 +78,18 @@ def _one_by_one(instances: list[Any], preprocessing: FittedPreprocessing) -> Flo
             return _table(instances, columns)
         case FittedImage(shape=shape) if any(isinstance(each, dict) and ENCODED in each for each in instances):
             return _image_files(instances, shape)
-        case FittedArray(shape=shape) | FittedImage(shape=shape):
-            return _arrays(instances, shape)
+        case FittedArray(shape=shape):
+            return _arrays(instances, shape, _wanted(shape))
+        case FittedImage(shape=shape):
+            return _arrays(instances, shape, f'{_wanted(shape)}, or {{"{ENCODED}": "…"}} with the file of an image')
 
 
 def _instances(value: Any) -> list[Any]:
     if not isinstance(value, dict):
         raise InvalidRequest.of("body", 'must be an object such as {"instances": […]}', shortened(value))
     for key in value.keys() - {"instances"}:
-        raise InvalidRequest.of(key, "is not a field here. Send only 'instances'.", shortened(value[key]))
+        remedy = f"Write it in the address: ?{key}=…" if key in ("version", "alias") else "Send only 'instances'."
+        raise InvalidRequest.of(key, f"is not a field here. {remedy}", shortened(value[key]))
     instances = value.get("instances")
     if not isinstance(instances, list) or not instances:
         raise InvalidRequest.of("instances", "must be a list of at least one instance", shortened(instances))
@@ -141,13 +145,13 @@ def _image_files(instances: list[Any], shape: tuple[int, ...]) -> Floats:
     return x
 
 
-def _arrays(instances: list[Any], shape: tuple[int, ...]) -> Floats:
-    """`true` counts as 1, as in the bool arrays that may be trained on."""
+def _arrays(instances: list[Any], shape: tuple[int, ...], wanted: str) -> Floats:
+    """`true` counts as 1, as in the bool arrays that may be trained on. `wanted`: what an instance must be."""
     wide = _tried(instances, shape)
     if wide is None:
         for row, instance in enumerate(instances):
-            _explain(row, instance, shape)
-        raise InvalidRequest.of("instances", _wanted(shape), "instances that differ")
+            _explain(row, instance, shape, wanted)
+        raise InvalidRequest.of("instances", wanted, "instances that differ")
     x = as_float32(wide).reshape(len(instances), *shape)
     if not all_finite(x):
         row = int(np.flatnonzero(~np.isfinite(x.reshape(len(x), -1)).all(axis=1))[0])
@@ -176,21 +180,27 @@ def _wanted(shape: tuple[int, ...]) -> str:
     return f"must be nested lists of shape {list(shape)}, or a flat list of {math.prod(shape)} numbers"
 
 
-def _explain(row: int, instance: Any, shape: tuple[int, ...]) -> None:
+def _explain(row: int, instance: Any, shape: tuple[int, ...], wanted: str) -> None:
     """Say what is wrong with an instance, if anything is."""
-    if isinstance(instance, list) and len(instance) not in (shape[0], math.prod(shape)):
-        fail(row, None, _wanted(shape), f"a list of {len(instance)}")
+    if type(instance) in KINDS_OF_NUMBERS:
+        fail(row, None, f"{wanted}. {ONE_ROW}", instance)
+    if not isinstance(instance, list):
+        fail(row, None, wanted, instance)
+    if len(instance) not in (shape[0], math.prod(shape)):
+        fail(row, None, wanted, f"a list of {len(instance)}")
     for where, value in _leaves(instance, "", len(shape)):
         if isinstance(value, list):
-            fail(row, None, _wanted(shape), "lists that are nested deeper")
+            fail(row, None, wanted, "lists that are nested deeper")
+        if value is None:
+            fail(row, where, "must be a number; null is what JSON has for NaN, too", value)
         if type(value) not in KINDS_OF_NUMBERS:
             fail(row, where, "must be a number", value)
     try:
         given = np.shape(instance)
     except ValueError:
-        fail(row, None, _wanted(shape), "lists of different lengths")
+        fail(row, None, wanted, "lists of different lengths")
     if given not in (shape, (math.prod(shape),)):
-        fail(row, None, _wanted(shape), f"shape {list(given)}")
+        fail(row, None, f"{wanted}. {ONE_ROW}", f"shape {list(given)}")
 
 
 def _leaves(value: Any, where: str, depth: int) -> Iterator[tuple[str, Any]]:

@@ -61,7 +61,7 @@ def reader(content_type: str | None) -> Reader:
     if found is None:
         raise UnsupportedMediaType(
             f"Content-Type must be {' or '.join(READERS)}, or be left out. Received: {content_type[:200]!r}. With "
-            "curl, add: -H 'Content-Type: application/json'."
+            "curl, say what the body is: -H 'Content-Type: image/png'."
         )
     return found
 

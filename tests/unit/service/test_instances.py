@@ -112,12 +112,13 @@ def test_true_and_false_are_pixels_as_in_training() -> None:
         ([[1, 2], [3, 4], [5, 6]], "instances[1]", "a list of 3"),
         ([1, 2, 3], "instances[1]", "a list of 3"),
         ([[1, 2, "3"], [4, 5, 6]], "instances[1][0][2]", "must be a number"),
-        ([[1, 2, None], [4, 5, 6]], "instances[1][0][2]", "must be a number"),
+        ([[1, 2, None], [4, 5, 6]], "instances[1][0][2]", "null is what JSON has for NaN"),
         ([[1, 2, NAN], [4, 5, 6]], "instances[1]", "finite"),
         ([[1, 2, 1e39], [4, 5, 6]], "instances[1]", "finite"),
-        (7, "instances[1]", "shape []"),
-        ("abc", "instances[1]", "must be a number"),
-        ({"x": 1}, "instances[1]", "must be a number"),
+        (7, "instances[1]", "in a list of its own: [[…]] 7"),
+        ([7, 8], "instances[1]", "in a list of its own: [[…]] shape [2]"),
+        ("abc", "instances[1]", "must be nested lists of shape [2, 3]"),
+        ({"x": 1}, "instances[1]", "must be nested lists of shape [2, 3]"),
     ],
 )
 def test_an_array_that_does_not_fit_is_named(row: Any, field: str, words: str) -> None:
@@ -159,7 +160,10 @@ def test_an_image_file_that_does_not_fit_is_named(row: Any, field: str, words: s
 
 
 def test_an_image_file_is_no_instance_of_an_array() -> None:
-    assert refused([{"b64": encoded([[1, 2, 3], [4, 5, 6]])}], ARRAY) == ("instances[0]", "must be a number")
+    assert refused([{"b64": encoded([[1, 2, 3], [4, 5, 6]])}], ARRAY) == (
+        "instances[0]",
+        "must be nested lists of shape [2, 3], or a flat list of 6 numbers",
+    )
 
 
 @pytest.mark.parametrize(
