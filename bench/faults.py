@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def _run(scenario: Scenario, place: Place, options: argparse.Namespace) -> tuple[str, ...]:
-    n = options.n or (scenario.quick if options.quick else scenario.full)
+    n = options.n or (scenario.quick if options.quick else scenario.times(place.kind))
     began = perf_counter()
     row = _row(scenario, place, n, Random(f"{options.seed} {scenario.id} {place.kind}"))
     kept = Kept.of(scenario, place.kind, row, seed=options.seed, seconds=perf_counter() - began)
@@ -64,7 +64,7 @@ def _run(scenario: Scenario, place: Place, options: argparse.Namespace) -> tuple
         print(f"          BROKEN: {each}", flush=True)
     if not row.complete:
         print("          not kept: not all of the fault was made", flush=True)
-    elif n == scenario.full:
+    elif n == scenario.times(place.kind):
         reliability.keep(kept, options.docs)
     return row.broken
 

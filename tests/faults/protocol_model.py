@@ -18,7 +18,8 @@ from tests.integration.mutants import MUTANTS
 from tests.integration.protocol import Protocol, Violation, check, wipe
 
 STEPS = 60
-QUICK, FULL = 10, 5_000
+QUICK, FULL, FULL_ON_POSTGRESQL = 10, 5_000, 1_000
+"""On PostgreSQL a step takes several times as long, in the server and in what lies between."""
 PARTS = 2
 ENOUGH = 100
 """Runs in which a mutant must be found."""
@@ -98,4 +99,5 @@ SCENARIO = Scenario(
     run=run,
     quick=QUICK,
     full=FULL,
+    full_on={"postgresql": FULL_ON_POSTGRESQL},
 )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
@@ -49,6 +49,12 @@ class Scenario:
     """How many times in the tests of every day."""
     full: int
     """How many times for the table."""
+    full_on: Mapping[str, int] = field(default_factory=dict)
+    """The same, on a database where it is another number."""
     quick_kinds: tuple[str, ...] = KINDS
     """On which databases in the tests of every day: one, where the fault does not meet the database."""
     kinds: tuple[str, ...] = KINDS
+
+    def times(self, kind: str) -> int:
+        """How many times for the table, on this database."""
+        return self.full_on.get(kind, self.full)
