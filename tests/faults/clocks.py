@@ -107,6 +107,6 @@ SCENARIO = Scenario(
     "in the middle of a training",
     promise="every job succeeds once, bit-equal; the invariants hold",
     run=run,
-    quick=6,
+    quick=3,
     full=60,
 )

@@ -196,6 +196,7 @@ SCENARIO = Scenario(
     promise="detected each time; the checkpoint before is taken and the job ends in the same bytes; "
     "`predict` answers 503 `artifact_corrupt` and never wrongly",
     run=run,
-    quick=30,
+    quick_kinds=("sqlite",),
+    quick=12,
     full=500,
 )

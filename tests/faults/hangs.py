@@ -44,6 +44,7 @@ SCENARIO = Scenario(
     fault="a trainer that hangs, busy and deaf, while its lease is renewed",
     promise=f"killed within {LATE_SECONDS:g} s of its deadline, the job failed by it, and the next one runs",
     run=run,
+    quick_kinds=("sqlite",),
     quick=1,
     full=5,
 )

@@ -54,6 +54,7 @@ SCENARIO = Scenario(
     fault="trainings that run out of memory: MemoryError, torch.OutOfMemoryError, RLIMIT_AS, the kernel's OOM killer",
     promise="failed at once with `oom_host` or `oom_cuda`, not repeated, and the next job succeeds",
     run=run,
+    quick_kinds=("sqlite",),
     quick=4,
     full=40,
 )

@@ -53,6 +53,7 @@ SCENARIO = Scenario(
     fault="five jobs whose trainers die each time (segfault, exit, SIGKILL, endless memory), among good ones",
     promise="they fail, after three losses or at once; the good ones succeed; the supervisor goes on",
     run=run,
+    quick_kinds=("sqlite",),
     quick=10,
     full=105,
 )

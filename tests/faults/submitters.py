@@ -28,7 +28,7 @@ from tests.faults.rig import Place, Scenario
 from tests.lines import Line
 from tests.trainings import NETWORK
 
-QUICK, FULL = 100, 2_000
+QUICK, FULL = 60, 2_000
 CLIENTS, WORKERS = 100, 2
 PATIENCE = 120
 WANTED = {"sqlite": 0.25, "postgresql": 0.1}
