@@ -19,6 +19,7 @@ from gammabeta.errors import InvalidRequest
 from gammabeta.schemas.problems import shortened
 from service.openinference import datatypes
 from service.openinference.datatypes import BF16, BYTES, NUMBERS
+from service.runtime.rows import all_finite
 
 WHOLE: frozenset[type] = frozenset({int})
 FLOATS: frozenset[type] = frozenset({int, float, type(None)})
@@ -114,7 +115,7 @@ class Tensor:
             values = np.array(self.data, dtype=np.float64)
         except (ValueError, TypeError, OverflowError):
             return None
-        if values.shape not in (self.shape, (self.count,)) or not np.isfinite(values).all():
+        if values.shape not in (self.shape, (self.count,)) or not all_finite(values):
             return None
         leaves: Iterable[Any] = self.data
         for _ in values.shape[1:]:

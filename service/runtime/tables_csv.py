@@ -28,7 +28,7 @@ from gammabeta.schemas.preprocessing import Column, FittedPreprocessing, FittedT
 from gammabeta.schemas.problems import shortened
 from service.runtime import straight
 from service.runtime.columns import encoded, listed
-from service.runtime.rows import Floats, as_float32, check_size, fail
+from service.runtime.rows import Floats, all_finite, as_float32, check_size, fail
 
 if TYPE_CHECKING:
     from _csv import Reader as CsvReader
@@ -66,7 +66,7 @@ def _straight(body: bytes, columns: Sequence[Column]) -> Floats | None:
         return None
     rows = lines.rstrip(b"\r\n").replace(b"\n", b"],[")
     x = straight.numbers(b'{"instances":[[' + rows + b"]]}", (len(columns),))
-    if x is None or not np.isfinite(as_float32(x)).all():
+    if x is None or not all_finite(as_float32(x)):
         return None
     place_of = {name: place for place, name in enumerate(names)}
     return x.take([place_of[name] for name in wanted], axis=1)
