@@ -91,8 +91,14 @@ class Worker:
         return {pid for pid in self.family() if _session(pid) == pid}
 
     def trainer(self) -> int:
-        """The only trainer, once there is one."""
-        return until(lambda: next(iter(self.attempts()), None), "a trainer")
+        """The only trainer on the CPU, once there is one. Its parent is the forkserver, and so it is not an ingestion
+        that has said its last word and is still there: those are the supervisor's own children."""
+
+        def look() -> int | None:
+            forked = {pid for pid, parent in _processes() if parent != self.pid}
+            return next(iter(self.attempts() & forked), None)
+
+        return until(look, "a trainer")
 
     def end(self) -> None:
         """However it stands with it."""
