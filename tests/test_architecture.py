@@ -13,9 +13,10 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 OURS = ("gammabeta", "service", "worker")
 
-GROUND = {"gammabeta.errors", "gammabeta.failpoints", "gammabeta.files", "gammabeta.logs"}
+GROUND = {"gammabeta.errors", "gammabeta.exposition", "gammabeta.failpoints", "gammabeta.files", "gammabeta.logs"}
 ALLOWED = {
     "gammabeta.errors": set(),
+    "gammabeta.exposition": set(),
     "gammabeta.failpoints": set(),
     "gammabeta.files": {"gammabeta.errors", "gammabeta.failpoints"},
     "gammabeta.logs": set(),
@@ -52,6 +53,7 @@ FOREIGN = {
     "fastapi": {"service"},
     "starlette": {"service"},
     "typer": {"gammabeta.cli"},
+    "prometheus_client": {"gammabeta.exposition", "service", "worker"},
 }
 """Which rooms may import a library."""
 
