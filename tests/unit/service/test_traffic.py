@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import re
+
+import anyio.to_thread
+import orjson
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.responses import PlainTextResponse
@@ -17,6 +22,17 @@ async def thing(request: object) -> PlainTextResponse:
 
 async def page(scope: Scope, receive: Receive, send: Send) -> None:
     await PlainTextResponse("a page")(scope, receive, send)
+
+
+async def told(scope: Scope, receive: Receive, send: Send) -> None:
+    """What lines of the log would have, here and in a thread."""
+    here, there = bound(), await anyio.to_thread.run_sync(bound)
+    await PlainTextResponse(orjson.dumps([here, there]))(scope, receive, send)
+
+
+def bound() -> str | None:
+    found: str | None = structlog.contextvars.get_contextvars().get("request_id")
+    return found
 
 
 ROUTER = Router([Route("/things/{name}", thing), Mount("/ui", page)])
@@ -47,6 +63,25 @@ def test_what_a_client_makes_up_becomes_no_label(made_up: list[tuple[str, str]])
     for kind in counted(traffic):
         assert kind.route in ("none", "/things/{name}", "/ui")
         assert kind.method in ("GET", "HEAD", "POST", "PUT", "DELETE", "other")
+
+
+def test_a_request_has_the_id_that_the_client_gave_in_its_answer_and_in_the_log() -> None:
+    sent = request(Traffic(told), headers={"X-Request-Id": "client-7.a_B"})
+    assert sent.headers["x-request-id"] == "client-7.a_B"
+    assert sent.json == ["client-7.a_B", "client-7.a_B"]
+
+
+@pytest.mark.parametrize("given", ["", "a b", "a\n", "\x1b[31m", 'a"', "é", "a" * 65, "a;b"])
+def test_an_id_that_is_not_plain_is_replaced(given: str) -> None:
+    sent = request(Traffic(told), headers={"X-Request-Id": given})
+    assert re.fullmatch(r"[0-9a-f]{12}-1", sent.headers["x-request-id"])
+    assert sent.json == [sent.headers["x-request-id"]] * 2
+
+
+def test_each_request_has_an_id_of_its_own_whichever_process_makes_it() -> None:
+    one, other = Traffic(told), Traffic(told)
+    ids = [request(each).headers["x-request-id"] for each in (one, one, other, other)]
+    assert len(set(ids)) == 4
 
 
 def test_an_error_without_an_answer_is_what_the_server_makes_of_it() -> None:
