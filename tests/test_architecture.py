@@ -59,7 +59,7 @@ FOREIGN = {
 
 TORCHLESS = (
     "__main__ settings supervisor slots attempts training_attempts ingestion_attempts prediction_attempts lease "
-    "children publishing keeping outbox inputs messages results ingestion deadlines leaving"
+    "children publishing keeping metrics outbox inputs messages results ingestion deadlines leaving"
 ).split()
 """The supervisor, the child that reads data sets, and what they say to each other."""
 STORELESS = (
