@@ -1,7 +1,7 @@
 """The application: `create_app(settings)` wires it, its lifespan opens and closes what it needs.
 
-request ─► Guard (Host, Origin) ─► BodyLimits ─► Shortcuts ─► FastAPI ─► routes ─► gammabeta.store, runtime
-                                                     └─► predict, infer      └─► problems (every error)
+request ─► Traffic ─► Guard (Host, Origin) ─► BodyLimits ─► Shortcuts ─► FastAPI ─► routes ─► gammabeta.store, runtime
+                                                                └─► predict, infer      └─► problems (every error)
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from gammabeta.store.blobs import FolderBlobs, open_blobs
 from gammabeta.store.engine import Database
 from service import openapi, problems
 from service.background import running
+from service.backlog import Backlog
 from service.dependencies import Context
 from service.events import Tailer
 from service.guard import Guard
@@ -38,6 +39,7 @@ from service.runtime.loading import Models, Preparing
 from service.runtime.predicting import Predictor
 from service.settings import ServiceSettings
 from service.shortcuts import Shortcuts
+from service.traffic import Traffic
 from service.upgrades import Upgrades
 
 DESCRIPTION = "Train networks with batch normalization over HTTP; serve them from the moving statistics."
@@ -75,7 +77,9 @@ def create_app(settings: ServiceSettings) -> Application:
     """The service. Nothing is opened before its lifespan begins."""
     api = _api(settings)
     hot = Shortcuts(api, endpoints={**predict.ENDPOINTS, **openinference.ENDPOINTS})
-    return Application(api=api, front=Guard(BodyLimits(hot, settings=settings), hosts=settings.hosts))
+    traffic = Traffic(Guard(BodyLimits(hot, settings=settings), hosts=settings.hosts))
+    api.state.traffic = traffic
+    return Application(api=api, front=traffic)
 
 
 def _api(settings: ServiceSettings) -> FastAPI:
@@ -101,7 +105,7 @@ def _api(settings: ServiceSettings) -> FastAPI:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    context = _open(app.state.settings)
+    context = _open(app.state.settings, app.state.traffic)
     app.state.context = context
     settings = context.settings
     watch = partial(context.models.watch, every=settings.watch_seconds)
@@ -114,7 +118,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         context.database.dispose()
 
 
-def _open(settings: ServiceSettings) -> Context:
+def _open(settings: ServiceSettings, traffic: Traffic) -> Context:
     database, blobs = Database(settings.resolved_database_url), open_blobs(settings.resolved_blobs)
 
     def fetch(cursors: dict[str, int]) -> list[Event]:
@@ -129,6 +133,8 @@ def _open(settings: ServiceSettings) -> Context:
         predictor=_predictor(settings),
         tailer=Tailer(fetch, every=settings.watch_seconds),
         upgrades=Upgrades(database),
+        traffic=traffic,
+        backlog=Backlog(database),
     )
 
 

@@ -15,10 +15,12 @@ from gammabeta.schemas.base import Name
 from gammabeta.store.blobs import FolderBlobs
 from gammabeta.store.engine import Database
 from service import bodies
+from service.backlog import Backlog
 from service.events import Tailer
 from service.runtime.loading import Models
 from service.runtime.predicting import Predictor
 from service.settings import ServiceSettings
+from service.traffic import Traffic
 from service.upgrades import Upgrades
 
 T = TypeVar("T")
@@ -38,8 +40,13 @@ class Context:
     predictor: Predictor
     tailer: Tailer
     upgrades: Upgrades
+    traffic: Traffic
+    backlog: Backlog
     threads: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(16))
     """For async routes that reach database or disk: of their own, so that they never wait for the plain routes."""
+
+    scraping: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(1))
+    """For the text of metrics: one at a time, and none waits for a database."""
 
     async def in_thread(self, work: Callable[..., T], *args: Any) -> T:
         """Run blocking work beside the event loop."""

@@ -78,6 +78,11 @@ class Tailer:
                 log.warning("events not read, trying again", error=error.message)
             await asyncio.sleep(self._every)
 
+    @property
+    def streams(self) -> int:
+        """How many are open."""
+        return len(self._subscriptions)
+
     def stop(self) -> None:
         """End every stream, so that the service can stop without waiting for its followers."""
         self.stopped = True

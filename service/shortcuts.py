@@ -11,6 +11,8 @@ stand in its router as well, for the description of the API and for what is no P
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from re import Pattern
 from typing import TypeAlias
 
 from starlette.requests import ClientDisconnect, Request
@@ -25,18 +27,28 @@ Endpoint: TypeAlias = Callable[..., Awaitable[Response]]
 """Takes the request, and what stands in its path by name."""
 
 
+@dataclass(frozen=True)
+class Shortcut:
+    """What stands for a route of FastAPI's: whoever asks a scope for its route finds the path in either."""
+
+    path: str
+    pattern: Pattern[str]
+    endpoint: Endpoint
+
+
 class Shortcuts:
     """ASGI: answers POST requests to the endpoints, by their paths such as `/v1/models/{name}/predict`."""
 
     def __init__(self, app: ASGIApp, endpoints: Mapping[str, Endpoint]) -> None:
         self.app = app
-        self._endpoints = [(compile_path(path)[0], endpoint) for path, endpoint in endpoints.items()]
+        self._shortcuts = [Shortcut(path, compile_path(path)[0], endpoint) for path, endpoint in endpoints.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "POST":
-            for pattern, endpoint in self._endpoints:
-                if found := pattern.match(scope["path"]):
-                    response = await _response(endpoint, Request(scope, receive), found.groupdict())
+            for shortcut in self._shortcuts:
+                if found := shortcut.pattern.match(scope["path"]):
+                    scope["route"] = shortcut
+                    response = await _response(shortcut.endpoint, Request(scope, receive), found.groupdict())
                     await response(scope, receive, send)
                     return
         await self.app(scope, receive, send)

@@ -13,9 +13,10 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 OURS = ("gammabeta", "service", "worker")
 
-GROUND = {"gammabeta.errors", "gammabeta.failpoints", "gammabeta.files", "gammabeta.logs"}
+GROUND = {"gammabeta.errors", "gammabeta.exposition", "gammabeta.failpoints", "gammabeta.files", "gammabeta.logs"}
 ALLOWED = {
     "gammabeta.errors": set(),
+    "gammabeta.exposition": set(),
     "gammabeta.failpoints": set(),
     "gammabeta.files": {"gammabeta.errors", "gammabeta.failpoints"},
     "gammabeta.logs": set(),
@@ -52,12 +53,13 @@ FOREIGN = {
     "fastapi": {"service"},
     "starlette": {"service"},
     "typer": {"gammabeta.cli"},
+    "prometheus_client": {"gammabeta.exposition", "service", "worker"},
 }
 """Which rooms may import a library."""
 
 TORCHLESS = (
     "__main__ settings supervisor slots attempts training_attempts ingestion_attempts prediction_attempts lease "
-    "children publishing keeping outbox inputs messages results ingestion deadlines leaving"
+    "children publishing keeping metrics outbox inputs messages results ingestion deadlines leaving"
 ).split()
 """The supervisor, the child that reads data sets, and what they say to each other."""
 STORELESS = (

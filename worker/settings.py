@@ -85,6 +85,13 @@ class WorkerSettings(StoreSettings):
     ingest_decoded_bytes: int = Field(default=8 << 30, ge=1)
     """The most bytes of a data set as arrays."""
 
+    metrics_host: str = "127.0.0.1"
+    """The address at which metrics are told. Whoever reaches it may read them: they name kinds of jobs, and nothing of
+    data or models."""
+
+    metrics_port: int | None = Field(default=None, ge=0, le=65_535)
+    """The port of `GET /metrics`; 0 takes a free one. By default metrics are not told."""
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """How much is logged: debug, info, warning or error."""
 

@@ -1,17 +1,22 @@
-"""Whether the process lives, whether it can work, and what it is."""
+"""Whether the process lives, whether it can work, what it is and what it does."""
 
 from __future__ import annotations
 
 import platform
 from typing import Literal
 
+import anyio
+import anyio.to_thread
 import torch
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
+from fastapi.responses import PlainTextResponse, Response
 
 import gammabeta
+from gammabeta import exposition
 from gammabeta.errors import NoSpace, NotReady
 from gammabeta.schemas.base import Answer
 from gammabeta.store import migrations
+from service import metrics
 from service.dependencies import Context, Ctx
 
 router = APIRouter(tags=["operations"])
@@ -53,6 +58,18 @@ def readyz(context: Ctx) -> Health:
 async def version() -> VersionAnswer:
     """What runs here."""
     return VersionAnswer(version=gammabeta.__version__, python=platform.python_version(), torch=torch.__version__)
+
+
+@router.get("/metrics", response_class=PlainTextResponse)
+async def scraped(request: Request) -> Response:
+    """Metrics of this process for Prometheus, as its text or, if `Accept` names it, as OpenMetrics. It answers when the
+    database does not, too."""
+    context: Context = request.app.state.context  # not by its dependency, which asks what the database is
+    exposed = metrics.Exposed(await metrics.seen(context))
+    body, media_type = await anyio.to_thread.run_sync(
+        exposition.written, exposed, request.headers.get("accept"), limiter=context.scraping
+    )
+    return Response(body, headers={"Content-Type": media_type})
 
 
 def _database(context: Context) -> list[str]:

@@ -336,6 +336,11 @@ class Models:
         return tuple(self._loaded.values())
 
     @property
+    def bytes(self) -> int:
+        """What that takes, weights that several versions have counted once."""
+        return _bytes_together(self._loaded.values())
+
+    @property
     def loading(self) -> frozenset[Key]:
         """What is about to be."""
         return frozenset(self._loading)
