@@ -24,9 +24,9 @@ from gammabeta.errors import ArtifactCorrupt, NoSpace, NotFound, NotReady
 from gammabeta.failpoints import Failpoint
 from gammabeta.files import no_space
 from gammabeta.store import checkpoints, jobs
-from gammabeta.store.blobs import FolderBlobs
 from gammabeta.store.engine import Database, Session
 from gammabeta.store.jobs import Claim, Outcome
+from gammabeta.store.stored import Blobs
 from worker import keeping
 from worker.children import Child, Children, Death
 from worker.deadlines import EXCEEDED, Deadline
@@ -49,7 +49,7 @@ class Surroundings:
 
     settings: WorkerSettings
     db: Database
-    blobs: FolderBlobs
+    blobs: Blobs
     inputs: Inputs
     children: Children
     scratch: Path

@@ -52,7 +52,7 @@ class Supervisor:
         self.id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self.draining = threading.Event()
         self._db = Database(settings.resolved_database_url)
-        self._blobs = open_blobs(settings.resolved_blobs)
+        self._blobs = open_blobs(settings)
         self._children = children
         self._reaper = Reaper(self._db, settings)
         self._complaint: str | None = None

@@ -22,6 +22,7 @@ from gammabeta.schemas.resolution import resolve
 from gammabeta.store import checkpoints, datasets, events, jobs, models
 from gammabeta.store.blobs import open_blobs
 from gammabeta.store.engine import Database
+from gammabeta.store.settings import StoreSettings
 from gammabeta.store.tables import DEFAULT_PROJECT, CheckpointRow, JobRow, new_id
 from tests.integration.auditor import audit, of_running
 from tests.trainings import NETWORK, blobs
@@ -139,7 +140,7 @@ class Workshop:
 
     def __init__(self, home: Path, url: str) -> None:
         self.home, self.db = home, Database(url)
-        self.blobs = open_blobs(str(home / "blobs"))
+        self.blobs = open_blobs(StoreSettings(home=home))
         self._environment = {
             "PATH": os.environ["PATH"],
             "OMP_NUM_THREADS": "1",
@@ -198,7 +199,7 @@ class Workshop:
     def upload(self, data: bytes, **options: Any) -> tuple[str, str]:
         """As the service does it: the data set and the job that reads it."""
         dataset_id = new_id("ds")
-        self.blobs.upload_path(dataset_id).write_bytes(data)
+        self._keep_upload(dataset_id, data)
         with self.db.write() as session:
             datasets.create(
                 session,
@@ -219,8 +220,13 @@ class Workshop:
             datasets.begin_second_split(session, row, bytes=len(data), sha256="0" * 64, options=options)
             job_id = jobs.submit(session, _ingestion(dataset_id, options)).id
             # As the service does: under the lock, or the worker could take it for the first file, and remove it.
-            self.blobs.upload_path(dataset_id).write_bytes(data)
+            self._keep_upload(dataset_id, data)
         return job_id
+
+    def _keep_upload(self, dataset_id: str, data: bytes) -> None:
+        received = self.blobs.receiving_path(dataset_id)
+        received.write_bytes(data)
+        self.blobs.keep_upload(received, dataset_id)
 
     def ready_dataset(self) -> str:
         """Well separated classes."""

@@ -14,6 +14,7 @@ import pytest
 from gammabeta.errors import ArtifactCorrupt, NotSupported
 from gammabeta.files import Files
 from gammabeta.store.blobs import FolderBlobs, open_blobs
+from gammabeta.store.settings import StoreSettings
 
 DATA = bytes(range(256)) * 9_000
 SHA256 = hashlib.sha256(DATA).hexdigest()
@@ -195,10 +196,11 @@ def test_the_name_of_an_upload_and_of_its_folder_is_synced(tmp_path: Path) -> No
 
 
 def test_a_folder_is_opened_and_an_object_store_is_not_supported(tmp_path: Path) -> None:
-    assert open_blobs(str(tmp_path)).root == tmp_path
-    assert open_blobs(f"file://{tmp_path}").root == tmp_path
+    assert open_blobs(StoreSettings(home=tmp_path)).location == str(tmp_path / "blobs")
+    for address in (str(tmp_path), f"file://{tmp_path}"):
+        assert open_blobs(StoreSettings(blobs=address)).location == str(tmp_path)
     with pytest.raises(NotSupported, match="folder"):
-        open_blobs("s3://bucket/prefix")
+        open_blobs(StoreSettings(blobs="s3://bucket/prefix"))
 
 
 def test_the_check_tells_whether_blobs_can_be_stored(blobs: FolderBlobs) -> None:
