@@ -45,6 +45,7 @@ FOREIGN = {
     "onnxruntime": {"service"},
     "sqlalchemy": {"gammabeta.store"},
     "alembic": {"gammabeta.store"},
+    "obstore": {"gammabeta.store"},
     "polars": {"worker"},
     "PIL": {"gammabeta.images"},
     "simdjson": {"service"},

@@ -90,7 +90,7 @@ class Attempt(ABC):
 
         Raises:
             ArtifactCorrupt, NotFound: what it would need is not what it was, or not there.
-            NotReady: the database is away.
+            NotReady: the database or the blobs are away.
         """
 
     @abstractmethod
@@ -174,14 +174,14 @@ class Attempt(ABC):
             self.scratch.mkdir(parents=True)
 
     def _patiently(self, step: Callable[[], T]) -> T:
-        """Its answer, for as long as it takes until the database answers or the fence is lost."""
+        """Its answer, for as long as it takes until database and blobs answer or the fence is lost."""
         while True:
             try:
                 return step()
             except ArtifactCorrupt:  # a NotReady that waiting does not mend
                 raise
             except NotReady as error:
-                log.warning("waiting for the database", job=self.claim.job_id, why=str(error))
+                log.warning("waiting for database or blobs", job=self.claim.job_id, why=str(error))
                 if self.lease.lost.wait(min(1, self.settings.heartbeat_seconds)):
                     raise
 

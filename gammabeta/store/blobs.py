@@ -18,14 +18,17 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 from gammabeta.errors import ArtifactCorrupt, NotSupported
 from gammabeta.files import Files, no_space
 from gammabeta.store import stored
+from gammabeta.store.caches import Cache
 from gammabeta.store.settings import StoreSettings
 from gammabeta.store.stored import ASIDE, MANIFEST, Blobs, Kept, Tree, key_of
 
+BUCKETS = ("s3", "gs", "az")
 _FULL = "The disk of the blobs is full. Free some space, then send the request again."
 
 
@@ -184,16 +187,24 @@ class FolderBlobs(Blobs):
 
 
 def open_blobs(settings: StoreSettings) -> Blobs:
-    """The blobs at `GAMMABETA_BLOBS`: a folder.
+    """The blobs at `GAMMABETA_BLOBS`: a folder, or a bucket whose credentials are read from the environment now.
 
     Raises:
-        NotSupported: it is something else.
+        NotSupported: it is neither, the extra for buckets is not installed, or the environment lacks what it takes.
     """
     location = settings.resolved_blobs
-    if "://" in location and not location.startswith("file://"):
-        message = "must be a folder; object stores are not supported yet. Set it to a path such as /var/lib/gammabeta"
+    scheme, separator, _ = location.partition("://")
+    if not separator or scheme == "file":
+        return FolderBlobs(Path(location.removeprefix("file://")))
+    if scheme not in BUCKETS:
+        message = f"must be a folder, or begin with {', '.join(f'{each}://' for each in BUCKETS)}"
+        raise NotSupported.of("GAMMABETA_BLOBS", f"{message}. Received: {location}", location)
+    if find_spec("obstore") is None:
+        message = "in a bucket needs the extra 'objects'. Run: pip install 'gammabeta[objects]', or set it to a folder"
         raise NotSupported.of("GAMMABETA_BLOBS", message, location)
-    return FolderBlobs(Path(location.removeprefix("file://")))
+    from gammabeta.store import objects  # noqa: PLC0415 - obstore is there for those alone who have a bucket
+
+    return objects.open_objects(location, Cache(settings.home / "cache", limit_bytes=settings.cache_bytes))
 
 
 def _age(path: Path) -> float | None:
