@@ -14,10 +14,10 @@ from gammabeta import failpoints, logs
 from gammabeta.errors import ArtifactCorrupt
 from gammabeta.failpoints import Failpoint
 from gammabeta.schemas.jobs import JobState
-from gammabeta.store import checkpoints, datasets, jobs
+from gammabeta.store import checkpoints, datasets, jobs, references
 from gammabeta.store.engine import Database, Session
 from gammabeta.store.jobs import Claim
-from gammabeta.store.stored import Blobs, Kept
+from gammabeta.store.stored import ASIDE, Blobs, Kept
 from gammabeta.store.tables import DatasetRow, JobRow, now_ms
 from worker.deadlines import EXCEEDED
 
@@ -109,21 +109,42 @@ def _drop_attempts(blobs: Blobs, job_id: str, fence: int) -> None:
     blobs.drop_empty(f"jobs/{job_id}")  # another attempt's folder may be in it
 
 
-def sweep(db: Database, blobs: Blobs) -> None:
+def sweep(db: Database, blobs: Blobs, *, seconds: float = FORGOTTEN_SECONDS) -> None:
     """Remove what nobody is going to need: of jobs that ended without their worker, such as those cancelled while they
-    waited, files that no job is going to read, and what programs that were killed had begun to write."""
+    waited, files that no job is going to read, blobs that no row names, and what programs that were killed had begun to
+    write. `seconds`: how long nobody must have touched what no row tells of."""
     for job_id in blobs.names("jobs"):
         drop_if_ended(db, blobs, job_id)
     for upload in list(blobs.listed("uploads")):
-        _sweep_upload(db, blobs, upload)
-    blobs.tidy(seconds=FORGOTTEN_SECONDS)
+        _sweep_upload(db, blobs, upload, seconds=seconds)
+    _sweep_orphans(db, blobs, seconds=seconds)
+    blobs.tidy(seconds=seconds)
 
 
-def _sweep_upload(db: Database, blobs: Blobs, upload: Kept) -> None:
+def _sweep_orphans(db: Database, blobs: Blobs, *, seconds: float) -> None:
+    """Set aside the blobs that no row names, and remove what has been aside for as long. `stored.py` says why nothing
+    that is published meanwhile is lost: what is old is listed first, and the rows are read after that."""
+    aside = [kept.key for kept in blobs.listed(ASIDE) if kept.age > seconds]
+    old = [kept.name for kept in blobs.listed("sha256") if kept.age > seconds]
+    with db.read() as session:
+        named = references.named_blobs(session)
+    for key in aside:
+        _, sha256, _ = key.split("/")
+        if sha256 in named:
+            blobs.bring_back(sha256)
+        blobs.delete(key)
+        blobs.drop_empty(f"{ASIDE}/{sha256}")
+    for sha256 in old:
+        if sha256 not in named:
+            log.info("blob set aside", sha256=sha256)
+            blobs.set_aside(sha256)
+
+
+def _sweep_upload(db: Database, blobs: Blobs, upload: Kept, *, seconds: float) -> None:
     with db.write() as session:
         if session.get(DatasetRow, upload.name) is not None:
             over = datasets.upload_is_read(session, upload.name)
         else:  # still being received, deleted, or in its place before its data set is committed
-            over = upload.age > FORGOTTEN_SECONDS
+            over = upload.age > seconds
         if over:
             blobs.delete_upload(upload.name)
