@@ -138,9 +138,11 @@ def alive(pids: set[int]) -> set[int]:
 class Workshop:
     """A database, blobs, and any number of workers."""
 
-    def __init__(self, home: Path, url: str) -> None:
+    def __init__(
+        self, home: Path, url: str, *, blobs: str | None = None, environment: dict[str, str] | None = None
+    ) -> None:
         self.home, self.db = home, Database(url)
-        self.blobs = open_blobs(StoreSettings(home=home))
+        self.blobs = open_blobs(StoreSettings(home=home, blobs=blobs))
         self._environment = {
             "PATH": os.environ["PATH"],
             "OMP_NUM_THREADS": "1",
@@ -148,7 +150,9 @@ class Workshop:
             "GAMMABETA_DATABASE_URL": url,
             "GAMMABETA_API_KEY": SECRET,
             "PGAPPNAME": SECRET,
-        }
+        } | (environment or {})
+        if blobs is not None:
+            self._environment["GAMMABETA_BLOBS"] = blobs
         self._workers: list[Worker] = []
         self._seen: set[str] = set()
         self.audited = False
@@ -174,6 +178,10 @@ class Workshop:
         """The service, which is told while it runs what to do."""
         settings = {"GAMMABETA_PORT": str(port), "REINS": str(reins), "PYTHONPATH": str(ROOT)}
         return self._start(self._environment | settings, "tests.faults.service")
+
+    def run(self, module: str, **environment: str) -> Worker:
+        """A program as a user runs it, with this in its environment too."""
+        return self._start(self._environment | environment, module)
 
     def processes(self) -> set[int]:
         """Steered workers and all that they have started, whoever their parent is by now."""
@@ -396,9 +404,9 @@ def _ingestion(dataset_id: str, options: dict[str, Any]) -> jobs.NewJob:
 
 
 @contextmanager
-def workshop(home: Path, url: str) -> Iterator[Workshop]:
-    """Nothing of it lives on."""
-    made = Workshop(home, url)
+def workshop(home: Path, url: str, **where: Any) -> Iterator[Workshop]:
+    """Nothing of it lives on. `where`: its blobs, if they are not in its home, and what one needs to reach them."""
+    made = Workshop(home, url, **where)
     try:
         yield made
     finally:
