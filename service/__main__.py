@@ -77,7 +77,8 @@ def _complaint(settings: ServiceSettings) -> str | None:
             f"reaches the service may use it. Received: {settings.host}. To serve others, put a proxy that asks for "
             "credentials before it, and name it in GAMMABETA_ALLOWED_HOSTS."
         )
-    open_blobs(settings.resolved_blobs)
+    if (complaint := open_blobs(settings).complaint()) is not None:
+        return complaint
     database = Database(settings.resolved_database_url)
     try:
         return migrations.complaint(database)

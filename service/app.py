@@ -23,8 +23,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 import gammabeta
 from gammabeta.schemas.jobs import Event
 from gammabeta.store import events
-from gammabeta.store.blobs import FolderBlobs, open_blobs
+from gammabeta.store.blobs import open_blobs
 from gammabeta.store.engine import Database
+from gammabeta.store.stored import Blobs
 from service import openapi, problems
 from service.background import running
 from service.backlog import Backlog
@@ -119,7 +120,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 def _open(settings: ServiceSettings, traffic: Traffic) -> Context:
-    database, blobs = Database(settings.resolved_database_url), open_blobs(settings.resolved_blobs)
+    database, blobs = Database(settings.resolved_database_url), open_blobs(settings)
 
     def fetch(cursors: dict[str, int]) -> list[Event]:
         with database.read() as session:
@@ -138,7 +139,7 @@ def _open(settings: ServiceSettings, traffic: Traffic) -> Context:
     )
 
 
-def _models(database: Database, blobs: FolderBlobs, settings: ServiceSettings) -> Models:
+def _models(database: Database, blobs: Blobs, settings: ServiceSettings) -> Models:
     preparing = Preparing(
         choice=settings.predict_engine, folded=settings.predict_fold, threads=settings.predict_threads
     )

@@ -12,8 +12,8 @@ import orjson
 from fastapi import Depends, Header, Request
 
 from gammabeta.schemas.base import Name
-from gammabeta.store.blobs import FolderBlobs
 from gammabeta.store.engine import Database
+from gammabeta.store.stored import Blobs
 from service import bodies
 from service.backlog import Backlog
 from service.events import Tailer
@@ -35,7 +35,7 @@ class Context:
 
     settings: ServiceSettings
     database: Database
-    blobs: FolderBlobs
+    blobs: Blobs
     models: Models
     predictor: Predictor
     tailer: Tailer

@@ -46,6 +46,7 @@ FOREIGN = {
     "onnxruntime": {"service"},
     "sqlalchemy": {"gammabeta.store"},
     "alembic": {"gammabeta.store"},
+    "obstore": {"gammabeta.store"},
     "polars": {"worker"},
     "PIL": {"gammabeta.images"},
     "simdjson": {"service"},

@@ -24,9 +24,9 @@ from gammabeta.errors import ArtifactCorrupt, NoSpace, NotFound, NotReady
 from gammabeta.failpoints import Failpoint
 from gammabeta.files import no_space
 from gammabeta.store import checkpoints, jobs
-from gammabeta.store.blobs import FolderBlobs
 from gammabeta.store.engine import Database, Session
 from gammabeta.store.jobs import Claim, Outcome
+from gammabeta.store.stored import Blobs
 from worker import keeping
 from worker.children import Child, Children, Death
 from worker.deadlines import EXCEEDED, Deadline
@@ -53,7 +53,7 @@ class Surroundings:
 
     settings: WorkerSettings
     db: Database
-    blobs: FolderBlobs
+    blobs: Blobs
     inputs: Inputs
     children: Children
     scratch: Path
@@ -99,7 +99,7 @@ class Attempt(ABC):
 
         Raises:
             ArtifactCorrupt, NotFound: what it would need is not what it was, or not there.
-            NotReady: the database is away.
+            NotReady: the database or the blobs are away.
         """
 
     @abstractmethod
@@ -189,14 +189,14 @@ class Attempt(ABC):
             self.scratch.mkdir(parents=True)
 
     def _patiently(self, step: Callable[[], T]) -> T:
-        """Its answer, for as long as it takes until the database answers or the fence is lost."""
+        """Its answer, for as long as it takes until database and blobs answer or the fence is lost."""
         while True:
             try:
                 return step()
             except ArtifactCorrupt:  # a NotReady that waiting does not mend
                 raise
             except NotReady as error:
-                log.warning("waiting for the database", job=self.claim.job_id, why=str(error))
+                log.warning("waiting for database or blobs", job=self.claim.job_id, why=str(error))
                 if self.lease.lost.wait(min(1, self.settings.heartbeat_seconds)):
                     raise
 

@@ -28,8 +28,8 @@ from gammabeta.errors import NoSpace, NotReady
 from gammabeta.failpoints import Failpoint
 from gammabeta.schemas.jobs import Lane
 from gammabeta.store import hints, jobs, migrations, workers
-from gammabeta.store.blobs import open_blobs
 from gammabeta.store.engine import Database, Session
+from gammabeta.store.stored import Blobs
 from gammabeta.store.tables import now_ms
 from worker import keeping
 from worker.attempts import Surroundings
@@ -48,12 +48,12 @@ SWEEP_SECONDS = 600
 class Supervisor:
     """One worker program. `run` in the main thread; `drain` from anywhere."""
 
-    def __init__(self, settings: WorkerSettings, children: Children) -> None:
+    def __init__(self, settings: WorkerSettings, children: Children, blobs: Blobs) -> None:
         self.settings = settings
         self.id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self.draining = threading.Event()
         self._db = Database(settings.resolved_database_url)
-        self._blobs = open_blobs(settings.resolved_blobs)
+        self._blobs = blobs
         self._children = children
         self._reaper = Reaper(self._db, settings)
         self._metrics = Metrics()

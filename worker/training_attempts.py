@@ -81,7 +81,7 @@ class TrainingAttempt(Attempt):
                 write = keeping.store(
                     self.blobs, self.claim, report.path, step=report.step, lease_ms=self.settings.lease_ms
                 )
-        except NoSpace as error:  # the training goes on, with the checkpoint before this one
+        except (NoSpace, NotReady) as error:  # the training goes on, with the checkpoint before this one
             self.outbox.warning(error.code, error.message)
             return
         self.around.metrics.checkpoint_bytes.inc(size)

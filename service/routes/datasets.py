@@ -113,9 +113,10 @@ async def upload_dataset(
     """Send a file as the raw body (`curl -X POST -T FILE URL`). It is read by a job of its own: the data set is
     `validating` until that has ended, then `ready` or `failed`."""
     check_media_type(request, uploads.MEDIA_TYPES, remedy="Send the file as the raw body: curl -X POST -T FILE URL.")
-    place = context.blobs.upload_path(new_id("ds"))
-    async with uploads.received(request, context, place.with_suffix(".part")) as file:
-        answer = await context.in_thread(_create, context, query, file, idempotency_key, place.name)
+    dataset_id = new_id("ds")
+    place = await context.in_thread(context.blobs.receiving_path, dataset_id)
+    async with uploads.received(request, context, place) as file:
+        answer = await context.in_thread(_create, context, query, file, idempotency_key, dataset_id)
     return accepted(answer, f"/v1/datasets/{answer['id']}")
 
 
@@ -156,11 +157,12 @@ def delete_dataset(dataset: Named, context: Ctx) -> None:
     with context.database.write() as session:
         row = datasets.get(session, DEFAULT_PROJECT, dataset)
         datasets.delete(session, DEFAULT_PROJECT, row.id)
-    context.blobs.delete(f"uploads/{row.id}")
+    context.blobs.delete_upload(row.id)
 
 
 def _create(context: Context, query: UploadQuery, file: Received, key: str | None, dataset_id: str) -> dict[str, Any]:
-    """Everything in one transaction. The file takes its place last, so that an error leaves nothing behind."""
+    """Everything in one transaction, but for what takes long of storing the file, which comes before. The file takes
+    its place last, so that an error leaves nothing behind."""
     asked = query.model_dump(mode="json")
     failpoints.reached(Failpoint.UPLOAD_RECEIVED)
     digest = hashlib.sha256(b"POST /v1/datasets\n" + canonical([asked, file.sha256])).hexdigest()
@@ -172,8 +174,12 @@ def _create(context: Context, query: UploadQuery, file: Received, key: str | Non
         failpoints.reached(Failpoint.UPLOAD_KEPT)
         return datasets.to_schema(row).model_dump(mode="json")
 
-    with context.database.write() as session:
-        answer = once(session, key, digest, create)
+    try:
+        context.blobs.stage_upload(file.path)
+        with context.database.write() as session:
+            answer = once(session, key, digest, create)
+    finally:
+        context.blobs.discard_upload(file.path)
     failpoints.reached(Failpoint.UPLOAD_COMMITTED)
     return answer
 

@@ -83,8 +83,8 @@ def _database(context: Context) -> list[str]:
 def _blobs(context: Context) -> list[str]:
     try:
         context.blobs.check()
-    except NoSpace as error:
+    except (NoSpace, NotReady) as error:
         return [error.message]
     except OSError as error:
-        return [f"The blob folder {context.blobs.root} must be writable. Received: {error.strerror}."]
+        return [f"The blob folder {context.blobs.location} must be writable. Received: {error.strerror}."]
     return []

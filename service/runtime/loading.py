@@ -39,8 +39,8 @@ from gammabeta.schemas.models import FoldedLayer, Served, UnfoldedLayer, UnusedE
 from gammabeta.schemas.preprocessing import FittedPreprocessing, FittedTable
 from gammabeta.schemas.resolution import Task, plan_stored
 from gammabeta.store import models
-from gammabeta.store.blobs import FolderBlobs
 from gammabeta.store.engine import Database
+from gammabeta.store.stored import Blobs
 from gammabeta.store.tables import DEFAULT_PROJECT
 from service.runtime.batching import Cost, Line, Rows
 from service.runtime.computing import Computing
@@ -158,7 +158,7 @@ class Stored:
 class Loader:
     """Builds versions and verifies every part of them. For any number of threads."""
 
-    def __init__(self, database: Database, blobs: FolderBlobs, *, limit_bytes: int, preparing: Preparing) -> None:
+    def __init__(self, database: Database, blobs: Blobs, *, limit_bytes: int, preparing: Preparing) -> None:
         self._database, self._blobs = database, blobs
         self._limit, self._preparing = limit_bytes, preparing
         self._weights: WeakValueDictionary[str, Weights] = WeakValueDictionary()
@@ -273,7 +273,7 @@ def _blank(preprocessing: FittedPreprocessing, rows: int) -> Rows:
     return np.zeros((rows, *preprocessing.shape), dtype=np.float32)
 
 
-def read_weights(blobs: FolderBlobs, sha256: str) -> dict[str, Tensor]:
+def read_weights(blobs: Blobs, sha256: str) -> dict[str, Tensor]:
     """The tensors of a weights blob, once its checksum was found right.
 
     Raises:
@@ -300,7 +300,7 @@ class Models:
     """The versions that this process serves. All methods but `forget` run on the event loop."""
 
     def __init__(
-        self, database: Database, blobs: FolderBlobs, *, limit_bytes: int, preparing: Preparing | None = None
+        self, database: Database, blobs: Blobs, *, limit_bytes: int, preparing: Preparing | None = None
     ) -> None:
         self._limit = limit_bytes
         self._loader = Loader(database, blobs, limit_bytes=limit_bytes, preparing=preparing or Preparing())

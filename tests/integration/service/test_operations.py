@@ -131,7 +131,7 @@ def test_importing_the_service_loads_no_parser_of_data_sets() -> None:
         ({"GAMMABETA_HOST": "10.0.0.1"}, "no API keys yet"),
         ({"GAMMABETA_PORT": "many"}, "port"),
         ({"GAMMABETA_DATABASE_URL": "mysql://x"}, "GAMMABETA_DATABASE_URL"),
-        ({"GAMMABETA_BLOBS": "s3://bucket/prefix"}, "GAMMABETA_BLOBS"),
+        ({"GAMMABETA_BLOBS": "ftp://host/prefix"}, "GAMMABETA_BLOBS"),
         ({}, "gammabeta db upgrade"),
     ],
 )
