@@ -1,4 +1,4 @@
-"""`gammabeta up` and `gammabeta db`: what the person who runs a service needs.
+"""`gammabeta up`, `gammabeta db` and `gammabeta keys`: what the person who runs a service needs.
 
     up ──► migrate SQLite ──► service ──► /readyz ──► print the address
                          └──► worker                    │
@@ -17,21 +17,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from pydantic import ValidationError
 
 from gammabeta import __version__
 from gammabeta.cli import show
 from gammabeta.cli.failures import WrongDatabase
+from gammabeta.cli.options import AsJson, ListByDefault
 from gammabeta.cli.processes import Program, Programs, stop_signals
 from gammabeta.cli.settings import environment, from_environment
 from gammabeta.client.client import Client
 from gammabeta.errors import InvalidRequest
+from gammabeta.schemas.keys import KeyRequest
+from gammabeta.schemas.problems import invalid
+
+if TYPE_CHECKING:
+    from gammabeta.store.engine import Database
 
 READY_SECONDS = 120.0
+PROJECT = "default"
 
 app = typer.Typer(help="Look after the database.")
+keys_app = typer.Typer(cls=ListByDefault, help="Make, list and revoke API keys, in the database.")
 
 
 def up(
@@ -89,6 +98,70 @@ def downgrade(
 def check() -> None:
     """Say whether this version may use the database; exit code 1 if not."""
     show.note(_check(from_environment().folder))
+
+
+@keys_app.command("create")
+def create_key(
+    name: Annotated[str, typer.Option(help="What the key is for.")],
+    scope: Annotated[list[str], typer.Option(help="read, train, predict or admin; more than one by repeating it.")],
+    expires: Annotated[
+        str | None, typer.Option(help="After how long it stops working: 90d, 12h, 30m. Default: never.")
+    ] = None,
+    owner: Annotated[
+        str | None, typer.Option(help="Whose jobs are counted together. Default: each key is its own.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key, and print it this once. From the first key on the service asks for one."""
+    from gammabeta.store import keys  # noqa: PLC0415
+
+    try:
+        request = KeyRequest.model_validate({"name": name, "scopes": scope, "expires": expires, "owner": owner})
+    except ValidationError as exc:
+        raise invalid(exc) from exc
+    home = writable(from_environment().folder)
+    _migrate(home)
+    with _database(home) as database, database.write() as session:
+        made = keys.create(session, PROJECT, request)
+    if as_json:
+        show.as_json(made)
+        return
+    print(made.key)
+    show.note(f"{made.id} is made. Keep the key: it is not shown again. The client takes it from GAMMABETA_API_KEY.")
+
+
+@keys_app.command("list")
+def list_keys(as_json: AsJson = False) -> None:
+    """List all keys, the newest first, with their scopes and when they were used last."""
+    from gammabeta.store import keys  # noqa: PLC0415
+
+    with _database(from_environment().folder) as database, database.read() as session:
+        found = keys.find(session, PROJECT)
+    show.as_json(found) if as_json else show.out(show.keys(found))
+
+
+@keys_app.command("revoke")
+def revoke_key(key: Annotated[str, typer.Argument(help="The id, such as key_Ab12Cd34.")]) -> None:
+    """End a key for ever. Within two seconds no service takes it any more."""
+    from gammabeta.store import keys  # noqa: PLC0415
+
+    with _database(from_environment().folder) as database, database.write() as session:
+        keys.revoke(session, PROJECT, key)
+    show.note(f"{key} is revoked.")
+
+
+@contextmanager
+def _database(home: Path) -> Iterator[Database]:
+    """The database, if this version may use it."""
+    from gammabeta.store.engine import Database  # noqa: PLC0415
+    from gammabeta.store.settings import StoreSettings  # noqa: PLC0415
+
+    _check(home)
+    database = Database(StoreSettings(home=home).resolved_database_url)
+    try:
+        yield database
+    finally:
+        database.dispose()
 
 
 def _migrate(home: Path) -> None:
