@@ -16,6 +16,7 @@ from gammabeta.store.blobs import FolderBlobs
 from gammabeta.store.engine import Database
 from service import bodies
 from service.events import Tailer
+from service.keyring import Keyring
 from service.runtime.loading import Models
 from service.runtime.predicting import Predictor
 from service.settings import ServiceSettings
@@ -37,6 +38,7 @@ class Context:
     models: Models
     predictor: Predictor
     tailer: Tailer
+    keyring: Keyring
     upgrades: Upgrades
     threads: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(16))
     """For async routes that reach database or disk: of their own, so that they never wait for the plain routes."""

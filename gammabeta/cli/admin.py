@@ -54,17 +54,18 @@ def up(
 ) -> None:
     """Start the service and a worker, and keep both alive until Ctrl-C."""
     settings = from_environment()
-    host = loopback(host or settings.host)
+    host = host or settings.host
     port = free_port(host, settings.port if port is None else port)
     home = writable(home.expanduser().absolute() if home else settings.folder)
     _migrate(home)
+    _check_key(host, home)
     variables = environment(home=home, host=host, port=port)
     each = [
         Program(name=name, command=[sys.executable, "-P", "-m", name], environment=variables)
         for name in ("service", "worker")
     ]
     programs = Programs(each, say=show.note, grace=settings.grace_seconds)
-    url = f"http://{host}:{port}"
+    url = f"http://{reached_at(host)}:{port}"
     with stop_signals() as stopped, programs as running, Client(url) as client:
         if running.wait_until(client.ready, seconds=READY_SECONDS, stopped=stopped):
             show.out(show.addresses(url, home, __version__))
@@ -212,21 +213,35 @@ def _refusals() -> Iterator[None]:
         raise WrongDatabase(str(exc)) from exc
 
 
-def loopback(host: str) -> str:
-    """The host. The service refuses another one as well, but only after all else was set up."""
+def _check_key(host: str, home: Path) -> None:
+    """The service refuses an address that others reach without a key as well, but only in its log."""
+    from gammabeta.store import keys  # noqa: PLC0415
+
+    if _is(host, "is_loopback") or host == "localhost":
+        return
+    with _database(home) as database, database.read() as session:
+        if keys.any_works(session):
+            return
+    raise InvalidRequest.of(
+        "--host",
+        "must be a loopback address, such as 127.0.0.1, as long as there is no API key that works. Run: "
+        "gammabeta keys create --name admin --scope admin --scope read --scope train --scope predict",
+        host,
+    )
+
+
+def reached_at(host: str) -> str:
+    """How a program on this machine addresses what listens on `host`, in a URL."""
+    if _is(host, "is_unspecified"):
+        return "127.0.0.1"
+    return f"[{host.strip('[]')}]" if ":" in host else host
+
+
+def _is(host: str, what: str) -> bool:
     try:
-        local = host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+        return bool(getattr(ipaddress.ip_address(host.strip("[]")), what))
     except ValueError:
-        local = False
-    if not local:
-        raise InvalidRequest.of(
-            "--host",
-            "must be a loopback address, such as 127.0.0.1, since there are no API keys yet and whoever reaches the "
-            "service may use it. To serve others, put a proxy that asks for credentials before it, and name it in "
-            "GAMMABETA_ALLOWED_HOSTS.",
-            host,
-        )
-    return host
+        return False
 
 
 def writable(home: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query
@@ -30,6 +31,7 @@ from gammabeta.store import events, jobs, listing
 from gammabeta.store.engine import Session
 from gammabeta.store.tables import DEFAULT_PROJECT, JobRow
 from service import submissions
+from service.access import By
 from service.dependencies import Context, Ctx, IdempotencyKey, JsonBody, Named, canonical
 from service.events import as_sse, stream
 from service.pages import Page, PageQuery, page_of
@@ -195,6 +197,7 @@ def retry_job(job_id: Named, context: Ctx) -> Job:
 def job_events(
     job_id: Named,
     context: Ctx,
+    caller: By,
     query: Annotated[EventQuery, Query()],
     accept: Annotated[str, Header(include_in_schema=False)] = "",
     last_event_id: Annotated[int | None, Header(ge=0)] = None,
@@ -214,7 +217,9 @@ def job_events(
         return page_of(known, query.limit, lambda event: str(event.id))
     if ended:
         return _sse(map(as_sse, known))
-    return _sse(stream(context.tailer, job_id, after=after, heartbeat=context.settings.stream_heartbeat_seconds))
+    allowed = partial(context.keyring.works, caller)
+    heartbeat = context.settings.stream_heartbeat_seconds
+    return _sse(stream(context.tailer, job_id, after=after, heartbeat=heartbeat, allowed=allowed))
 
 
 @router.get("/{job_id}/metrics")

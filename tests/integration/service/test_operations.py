@@ -126,7 +126,7 @@ def test_importing_the_service_loads_no_parser_of_data_sets() -> None:
 @pytest.mark.parametrize(
     ("environment", "words"),
     [
-        ({"GAMMABETA_HOST": "10.0.0.1"}, "no API keys yet"),
+        ({"GAMMABETA_HOST": "10.0.0.1"}, "gammabeta db upgrade"),
         ({"GAMMABETA_PORT": "many"}, "port"),
         ({"GAMMABETA_DATABASE_URL": "mysql://x"}, "GAMMABETA_DATABASE_URL"),
         ({"GAMMABETA_BLOBS": "s3://bucket/prefix"}, "GAMMABETA_BLOBS"),
