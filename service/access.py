@@ -61,6 +61,9 @@ RULES: Mapping[str, frozenset[str]] = {
     "statistics_of_model": LOOK,
     "statistics_of_version": LOOK,
     "repository_index": LOOK,
+    "create_key": ADMIN,
+    "list_keys": ADMIN,
+    "revoke_key": ADMIN,
     "load_model": ADMIN,
     "unload_model": ADMIN,
 }

@@ -34,7 +34,7 @@ from service.guard import Guard
 from service.keyring import Keyring
 from service.limits import BodyLimits
 from service.openinference import routes as openinference
-from service.routes import datasets, jobs, models, networks, operations, predict, workers
+from service.routes import datasets, jobs, keys, models, networks, operations, predict, workers
 from service.runtime.batching import Limits
 from service.runtime.loading import Models, Preparing
 from service.runtime.predicting import Predictor
@@ -80,7 +80,7 @@ def _api(settings: ServiceSettings) -> FastAPI:
     )
     app.state.settings = settings
     app.openapi = lambda: openapi.describe(app)  # type: ignore[method-assign]
-    for module in (datasets, jobs, models, predict, openinference, networks, workers, operations):
+    for module in (datasets, jobs, models, predict, openinference, networks, keys, workers, operations):
         app.include_router(module.router, dependencies=[access.GUARDED])
     app.include_router(operations.probes)
     _add_page(app)

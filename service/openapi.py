@@ -18,7 +18,7 @@ from pydantic import Field
 from gammabeta.schemas.base import Request
 from gammabeta.schemas.inference import InferenceError, InferenceRequest
 from gammabeta.schemas.jobs import JobRequest
-from gammabeta.schemas.keys import Scope
+from gammabeta.schemas.keys import KeyRequest, Scope
 from gammabeta.schemas.models import AliasRequest
 from gammabeta.schemas.problems import Problem
 from service import access
@@ -36,6 +36,7 @@ class PredictRequest(Request):
 BODIES: dict[str, Any] = {
     "submit_job": JobRequest,
     "set_alias": AliasRequest,
+    "create_key": KeyRequest,
     "predict": PredictRequest,
     "infer": InferenceRequest,
     "infer_of_version": InferenceRequest,

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import ValidationError
+from rich.text import Text
 
 from gammabeta import __version__
 from gammabeta.cli import show
@@ -127,7 +128,7 @@ def create_key(
     if as_json:
         show.as_json(made)
         return
-    print(made.key)
+    show.out(Text(made.key or "", no_wrap=True, overflow="ignore"))
     show.note(f"{made.id} is made. Keep the key: it is not shown again. The client takes it from GAMMABETA_API_KEY.")
 
 

@@ -77,5 +77,6 @@ class Key(Answer):
 class NewKey(Key):
     """A key that was just made."""
 
-    key: str
-    """The key itself. It is shown here and never again: only its hash is stored."""
+    key: str | None
+    """The key itself. It is shown here and never again: only its hash is stored. null: it was shown before, to the same
+    request under the same Idempotency-Key."""

@@ -17,6 +17,8 @@ import pytest
 from fastapi import APIRouter
 from fastapi.routing import iter_route_contexts
 
+from gammabeta import Client
+from gammabeta.errors import Forbidden, KeyNotFound, Unauthorized
 from gammabeta.schemas.keys import KeyRequest, NewKey, Scope
 from gammabeta.schemas.preprocessing import FittedArray
 from gammabeta.store import keys
@@ -45,7 +47,7 @@ def make(database: Database, *scopes: Scope, **changes: Any) -> NewKey:
         return keys.create(session, DEFAULT_PROJECT, KeyRequest(name="test", scopes=scopes or tuple(Scope), **changes))
 
 
-def bearing(key: str) -> dict[str, str]:
+def bearing(key: str | None) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
@@ -66,7 +68,7 @@ def by_scope(locked: Service) -> dict[str, str]:
     return made
 
 
-def code(service: Service, key: str, path: str = "/v1/jobs") -> int:
+def code(service: Service, key: str | None, path: str = "/v1/jobs") -> int:
     return service.http.get(path, headers=bearing(key)).status_code
 
 
@@ -345,3 +347,77 @@ def test_the_whole_network_is_served_with_a_key_alone(migrated: Path, tmp_path: 
         finally:
             running.terminate()
     assert codes == [401, 200]
+
+
+# ── keys over HTTP ──
+
+
+def new_key(service: Service, key: str | None, body: Any, **headers: str) -> httpx.Response:
+    return service.http.post("/v1/keys", json=body, headers=bearing(key) | headers)
+
+
+def test_an_admin_makes_lists_and_revokes_keys_and_each_counts_at_once(
+    start: Callable[..., Any], migrated: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "gammabeta.db").write_bytes(migrated.read_bytes())
+    admin = make(Database(f"sqlite:///{tmp_path / 'gammabeta.db'}"), Scope.ADMIN)
+    with start(home=tmp_path) as service:
+        answer = new_key(service, admin.key, {"name": "ci", "scopes": ["train", "read"], "expires": "1d"})
+        assert (answer.status_code, answer.headers["cache-control"]) == (201, "no-store")
+        made = NewKey.model_validate(answer.json())
+        assert code(service, made.key) == 200
+        listed = service.http.get("/v1/keys", headers=bearing(admin.key))
+        assert [each["id"] for each in listed.json()["data"]] == [made.id, admin.id]
+        assert "key" not in listed.json()["data"][0]
+        ended = service.http.delete(f"/v1/keys/{made.id}", headers=bearing(admin.key))
+        assert (ended.status_code, code(service, made.key)) == (204, 401)
+        missing = service.http.delete("/v1/keys/key_nothing", headers=bearing(admin.key))
+        assert (missing.status_code, missing.json()["code"]) == (404, "key_not_found")
+
+
+def test_a_repeated_request_makes_one_key_and_nothing_keeps_it(locked: Service, by_scope: dict[str, str]) -> None:
+    body = {"name": "once", "scopes": ["read"]}
+    first, second = (new_key(locked, by_scope["admin"], body, **{"Idempotency-Key": "k1"}) for _ in range(2))
+    assert (first.json()["id"], second.json()["key"]) == (second.json()["id"], None)
+    secret = first.json()["key"].split("_")[2].encode()
+    files = [path.read_bytes() for path in locked.settings.home.rglob("gammabeta.db*")]
+    assert any(b"key_" in each for each in files)
+    assert not any(secret in each for each in files)
+    other = new_key(locked, by_scope["admin"], body | {"name": "other"}, **{"Idempotency-Key": "k1"})
+    assert other.json()["code"] == "idempotency_conflict"
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({}, "name"),
+        ({"name": "a", "scopes": []}, "scopes"),
+        ({"name": "a", "scopes": ["root"]}, "scopes[0]"),
+        ({"name": "a", "scopes": ["read"], "expires": "soon"}, "expires"),
+        ({"name": "a", "scopes": ["read"], "project": "other"}, "project"),
+    ],
+)
+def test_what_is_wrong_with_a_key_is_named(
+    locked: Service, by_scope: dict[str, str], body: dict[str, Any], field: str
+) -> None:
+    answer = new_key(locked, by_scope["admin"], body)
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, field)
+
+
+def test_the_client_speaks_with_a_key(locked: Service, by_scope: dict[str, str], monkeypatch: Any) -> None:
+    with Client(locked.url) as client, pytest.raises(Unauthorized, match="GAMMABETA_API_KEY"):
+        client.jobs.list()
+    monkeypatch.setenv("GAMMABETA_API_KEY", by_scope["admin"])
+    with Client(locked.url) as client:
+        with pytest.raises(Forbidden, match="scope read"):
+            client.jobs.list()
+        made = client.keys.create("ci", ["read"], expires="12h", owner="team-a")
+        assert (made.owner, made.scopes) == ("team-a", (Scope.READ,))
+        assert made.id in [key.id for key in client.keys.list()]
+        with Client(locked.url, api_key=made.key) as reader:
+            assert reader.jobs.list() is not None
+            client.keys.revoke(made.id)
+            with pytest.raises(Unauthorized, match="revoked"):
+                reader.jobs.list()
+        with pytest.raises(KeyNotFound):
+            client.keys.revoke("key_nothing")

@@ -81,7 +81,7 @@ def test_presets_come_with_their_schema(service: Service) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/v1", "/v1/", "/v1/nothing", "/v1/jobs/", "/v3/health/live", "/v1/keys", "/metrics", "/static"]
+    "path", ["/v1", "/v1/", "/v1/nothing", "/v1/jobs/", "/v3/health/live", "/v1/keys/", "/metrics", "/static"]
 )
 def test_what_is_not_there_is_a_problem(service: Service, path: str) -> None:
     answer = service.http.get(path)
