@@ -24,9 +24,6 @@ from service.upgrades import Upgrades
 
 T = TypeVar("T")
 
-OWNER = "local"
-"""Whose requests these are, as long as there are no keys."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Context:

@@ -1,7 +1,7 @@
 """The way to the hot endpoints: from the body limits straight to them, past FastAPI with its router, dependencies and
 exit stacks.
 
-    POST ──path of an endpoint──► admit ──► endpoint(request, …) ──► Response
+    POST ──path of an endpoint──► admit ──► endpoint(request, caller, …) ──► Response
      └──any other──► FastAPI
 
 FastAPI spends some 300 µs on what a prediction needs nothing of, about as long as all else that one takes. The routes
@@ -22,9 +22,9 @@ from gammabeta.errors import GammabetaError
 from service import problems
 
 Admit: TypeAlias = Callable[[Request], object]
-"""Raises an error of gammabeta for a request that must not go on."""
+"""Who asks. Raises an error of gammabeta for a request that must not go on."""
 Endpoint: TypeAlias = Callable[..., Awaitable[Response]]
-"""Takes the request, and what stands in its path by name."""
+"""Takes the request, who asks, and what stands in its path by name."""
 
 
 class Shortcuts:
@@ -53,8 +53,7 @@ class Shortcuts:
 
     async def _response(self, endpoint: Endpoint, request: Request, named: Mapping[str, str]) -> Response:
         try:
-            self._admit(request)
-            return await endpoint(request, **named)
+            return await endpoint(request, self._admit(request), **named)
         except GammabetaError as error:
             response = problems.of(error)
             _let_go(error)

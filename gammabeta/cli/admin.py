@@ -11,6 +11,7 @@ as long to load as everything else together, and no other command needs them.
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 import sys
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ from gammabeta.cli.processes import Program, Programs, stop_signals
 from gammabeta.cli.settings import environment, from_environment
 from gammabeta.client.client import Client
 from gammabeta.errors import InvalidRequest
+from gammabeta.schemas.base import NAME_PATTERN
 from gammabeta.schemas.keys import KeyRequest
 from gammabeta.schemas.problems import invalid
 
@@ -38,7 +40,6 @@ if TYPE_CHECKING:
     from gammabeta.store.engine import Database
 
 READY_SECONDS = 120.0
-PROJECT = "default"
 
 app = typer.Typer(help="Look after the database.")
 keys_app = typer.Typer(cls=ListByDefault, help="Make, list and revoke API keys, in the database.")
@@ -112,11 +113,14 @@ def create_key(
     owner: Annotated[
         str | None, typer.Option(help="Whose jobs are counted together. Default: each key is its own.")
     ] = None,
+    project: Annotated[str, typer.Option(help="Whose things it sees; made where it is new.")] = "default",
     as_json: AsJson = False,
 ) -> None:
     """Make a key, and print it this once. From the first key on the service asks for one."""
-    from gammabeta.store import keys  # noqa: PLC0415
+    from gammabeta.store import keys, projects  # noqa: PLC0415
 
+    if not re.fullmatch(NAME_PATTERN, project):
+        raise InvalidRequest.of("--project", "must be a name such as 'team-a'", project)
     try:
         request = KeyRequest.model_validate({"name": name, "scopes": scope, "expires": expires, "owner": owner})
     except ValidationError as exc:
@@ -124,7 +128,7 @@ def create_key(
     home = writable(from_environment().folder)
     _migrate(home)
     with _database(home) as database, database.write() as session:
-        made = keys.create(session, PROJECT, request)
+        made = keys.create(session, projects.ensure(session, project), request)
     if as_json:
         show.as_json(made)
         return
@@ -138,7 +142,7 @@ def list_keys(as_json: AsJson = False) -> None:
     from gammabeta.store import keys  # noqa: PLC0415
 
     with _database(from_environment().folder) as database, database.read() as session:
-        found = keys.find(session, PROJECT)
+        found = keys.find(session, None)
     show.as_json(found) if as_json else show.out(show.keys(found))
 
 
@@ -148,7 +152,7 @@ def revoke_key(key: Annotated[str, typer.Argument(help="The id, such as key_Ab12
     from gammabeta.store import keys  # noqa: PLC0415
 
     with _database(from_environment().folder) as database, database.write() as session:
-        keys.revoke(session, PROJECT, key)
+        keys.revoke(session, None, key)
     show.note(f"{key} is revoked.")
 
 

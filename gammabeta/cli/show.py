@@ -181,11 +181,13 @@ def workers(found: Sequence[Worker]) -> RenderableType:
 
 
 def keys(found: Sequence[Key]) -> RenderableType:
-    table = _table("id", "name", "scopes", "owner", "state", "expires", "last used", nothing="No keys yet", of=found)
+    table = _table(
+        "id", "name", "scopes", "project", "owner", "state", "expires", "last used", nothing="No keys yet", of=found
+    )
     for each in found:
         owner = "" if each.owner == each.id else each.owner
         times = (_time(when) if when else "–" for when in (each.expires_at, each.last_used_at))
-        table.add_row(each.id, each.name, " ".join(each.scopes), owner, _status(each.state), *times)
+        table.add_row(each.id, each.name, " ".join(each.scopes), each.project, owner, _status(each.state), *times)
     return table
 
 

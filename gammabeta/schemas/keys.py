@@ -64,6 +64,8 @@ class Key(Answer):
     id: str
     """Also the beginning of the key: `key_Ab12Cd34` is that of `gb_Ab12Cd34_…`."""
     name: str
+    project: str
+    """What it lets its holder see and change: the things of this project, and no others."""
     owner: str
     scopes: tuple[Scope, ...]
     state: Literal["active", "expired", "revoked"]

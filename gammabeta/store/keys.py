@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from sqlalchemy import func, insert, or_, select, update
+from sqlalchemy import ColumnElement, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from gammabeta.errors import KeyNotFound
@@ -82,22 +82,26 @@ def create(session: Session, project_id: str, request: KeyRequest) -> NewKey:
     return NewKey(**dict(shown), key=text)
 
 
-def _get(session: Session, project_id: str, key_id: str) -> KeyRow:
-    row = session.scalar(select(KeyRow).where(KeyRow.project_id == project_id, KeyRow.id == key_id))
+def _get(session: Session, project_id: str | None, key_id: str) -> KeyRow:
+    row = session.scalar(select(KeyRow).where(KeyRow.id == key_id, *_of(project_id)))
     if row is None:
         raise KeyNotFound(f"There is no key '{key_id}'. GET /v1/keys or `gammabeta keys list` lists those that exist.")
     return row
 
 
-def find(session: Session, project_id: str) -> list[Key]:
-    """All keys of the project, the newest first, those too that do not work any more."""
+def _of(project_id: str | None) -> list[ColumnElement[bool]]:
+    return [] if project_id is None else [KeyRow.project_id == project_id]
+
+
+def find(session: Session, project_id: str | None) -> list[Key]:
+    """All keys of the project, the newest first, those too that do not work any more. None: of all projects."""
     now = session.scalars(now_ms().select()).one()
-    query = select(KeyRow).where(KeyRow.project_id == project_id)
+    query = select(KeyRow).where(*_of(project_id))
     return [to_schema(row, now=now) for row in session.scalars(query.order_by(KeyRow.created_ms.desc(), KeyRow.id))]
 
 
-def revoke(session: Session, project_id: str, key_id: str) -> None:
-    """End the key for ever. One that was revoked before keeps its time.
+def revoke(session: Session, project_id: str | None, key_id: str) -> None:
+    """End the key of the project (None: of any) for ever. One that was revoked before keeps its time.
 
     Raises:
         KeyNotFound.
@@ -114,6 +118,7 @@ def to_schema(row: KeyRow, *, now: int) -> Key:
     return Key(
         id=row.id,
         name=row.name,
+        project=row.project_id,
         owner=row.owner_id,
         scopes=tuple(map(Scope, row.scopes)),
         state="revoked" if row.revoked_ms is not None else "expired" if expired else "active",

@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
-from sqlalchemy import MetaData
+from sqlalchemy import MetaData, select
 
 from gammabeta.errors import KeyNotFound
 from gammabeta.schemas.keys import KeyRequest, NewKey, Scope
-from gammabeta.store import keys
+from gammabeta.store import keys, projects
 from gammabeta.store.engine import Database
-from gammabeta.store.tables import DEFAULT_PROJECT
+from gammabeta.store.tables import DEFAULT_PROJECT, ProjectRow
 from tests.integration.databases import Clock, Databases
 from tests.unit.cli.conftest import Ran, Run, run
 
@@ -132,6 +132,17 @@ def test_a_key_of_another_project_is_not_there(db: Database) -> None:
         keys.revoke(session, "other", made.id)
     with db.read() as session:
         assert keys.find(session, "other") == []
+        assert [key.project for key in keys.find(session, None)] == [DEFAULT_PROJECT]
+
+
+def test_a_project_is_made_once(db: Database) -> None:
+    for _ in range(2):
+        with db.write() as session:
+            assert projects.ensure(session, "other") == "other"
+            keys.create(session, "other", KeyRequest(name="ci", scopes=(Scope.READ,)))
+    with db.read() as session:
+        assert sorted(session.scalars(select(ProjectRow.id))) == ["default", "other"]
+        assert len(keys.find(session, "other")) == 2
 
 
 # ── the command line ──
@@ -176,7 +187,12 @@ def test_the_command_line_revokes_a_key(run: Run, address: str) -> None:
 
 @pytest.mark.parametrize(
     ("options", "field"),
-    [(["--expires", "soon"], "expires"), (["--scope", "write"], "scopes"), (["--owner", "a b"], "owner")],
+    [
+        (["--expires", "soon"], "expires"),
+        (["--scope", "write"], "scopes"),
+        (["--owner", "a b"], "owner"),
+        (["--project", "a b"], "--project"),
+    ],
 )
 def test_the_command_line_says_what_is_wrong_with_a_key(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], field: str

@@ -24,14 +24,15 @@ def asked(
     refusal: GammabetaError | None = None,
     sent: Sent | None = None,
 ) -> Sent:
-    async def endpoint(request: Request, name: str) -> Response:
+    async def endpoint(request: Request, caller: str, name: str) -> Response:
         if error is not None:
             raise error
-        return PlainTextResponse(f"{name}: {len(await request.body())}")
+        return PlainTextResponse(f"{name}: {len(await request.body())} of {caller}")
 
-    def admit(request: Request) -> None:
+    def admit(request: Request) -> str:
         if refusal is not None:
             raise refusal
+        return "me"
 
     app = Shortcuts(elsewhere, {"/models/{name}/predict": endpoint}, admit=admit)
     return request(app, method, path, chunks=[b"12", b"3"], sent=sent)
@@ -42,7 +43,7 @@ def text(sent: Sent) -> str:
 
 
 def test_a_post_goes_straight_to_its_endpoint() -> None:
-    assert text(asked("/models/digits/predict")) == "digits: 3"
+    assert text(asked("/models/digits/predict")) == "digits: 3 of me"
 
 
 @pytest.mark.parametrize(
