@@ -36,18 +36,17 @@ LEARNING, LEARNT_ROWS = 5, 8
 
 @dataclass(frozen=True)
 class Variant:
-    """An engine to measure: what to ask for, and the name of that which must serve then."""
+    """An engine to measure."""
 
     name: str
     choice: Choice
     folded: bool
-    engine: str
 
 
 VARIANTS = (
-    Variant("torch, as stored", "torch", False, "torch"),
-    Variant("torch, folded", "torch", True, "torch"),
-    Variant("ONNX Runtime, folded", "onnxruntime", True, "onnxruntime"),
+    Variant("torch, as stored", "torch", False),
+    Variant("torch, folded", "torch", True),
+    Variant("ONNX Runtime, folded", "onnxruntime", True),
 )
 
 
@@ -96,9 +95,9 @@ def _pictures(draws: np.random.Generator, rows: int) -> Floats:
 def _engine(network: Network, variant: Variant, threads: int) -> Engine:
     prepared = prepare(network, PICTURE, choice=variant.choice, folded=variant.folded, threads=threads)
     folded = [each.into is not None for each in prepared.foldings]
-    if prepared.engine.name != variant.engine or folded != [variant.folded] * len(folded):
+    if prepared.engine.name != variant.choice or folded != [variant.folded] * len(folded):
         raise SystemExit(
-            f"'{variant.name}' must be served by {variant.engine}, with {'every' if variant.folded else 'no'} batch "
+            f"'{variant.name}' must be served by {variant.choice}, with {'every' if variant.folded else 'no'} batch "
             f"norm folded. Received: {prepared.engine.name}, {sum(folded)} of {len(folded)} folded; "
             f"{'; '.join(f'{each.engine}: {each.reason}' for each in prepared.refusals) or 'none refused'}"
         )

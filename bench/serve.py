@@ -244,7 +244,8 @@ def _options() -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=Path, help="an interpreter that has it")
     options = parser.parse_args()
     options.parts = options.parts or list(_PARTS)
-    options.n, options.engine_turns = options.n or 3, options.n or engines.TURNS
+    options.engine_turns = engines.TURNS if options.n is None else options.n
+    options.n = 3 if options.n is None else options.n
     return options
 
 

@@ -16,9 +16,10 @@ import anyio.to_thread
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
+from starlette.requests import Request
 from starlette.responses import RedirectResponse
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import gammabeta
 from gammabeta.errors import NotReady
@@ -55,8 +56,22 @@ class Application:
     """What a request meets first."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Of an error that nobody foresaw, at whatever comes before FastAPI, it answers a problem; as FastAPI does, it
+        raises it nevertheless, so that the server logs it."""
         scope["app"] = self.api  # as FastAPI does, for those who come past it
-        await self.front(scope, receive, send)
+        begun = False
+
+        async def sending(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self.front(scope, receive, sending)
+        except Exception as error:
+            if scope["type"] == "http" and not begun:
+                await (await problems.bug(Request(scope), error))(scope, receive, send)
+            raise
 
 
 def create_app(settings: ServiceSettings) -> Application:

@@ -1,6 +1,6 @@
 """One header of a request, past the objects that know how to do more with all of them.
 
-Looked up some ten times for each request; each by itself takes a third of a microsecond here, and two elsewhere.
+Five or six are looked up for each prediction: 0.2 µs each here, 0.75 µs and the making of the object there.
 """
 
 from __future__ import annotations

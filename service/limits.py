@@ -32,7 +32,7 @@ class BodyLimits:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        limit = limit_of(scope["method"], scope["path"], self.settings)
+        limit, in_all = limit_of(scope["method"], scope["path"], self.settings)
         declared = header(scope, b"content-length")
         if declared is not None and not (declared.isascii() and declared.isdecimal() and len(declared) < 20):
             refusal = problems.of(MalformedRequest("Content-Length must be a whole number."))
@@ -40,20 +40,17 @@ class BodyLimits:
         elif declared is not None and int(declared) > limit:
             await problems.of(too_large(limit, int(declared)))(scope, receive, _closing(send))
         else:
-            in_all = not _is_upload(scope["method"], scope["path"])
             arriving = Arriving(receive, limit=limit, seconds=self.settings.body_seconds, in_all=in_all)
             await self.app(scope, arriving.receive, _answering(send, arriving, has_body=_has_body(scope)))
 
 
-def limit_of(method: str, path: str, settings: ServiceSettings) -> int:
-    """Bytes that the body of a request may have."""
+def limit_of(method: str, path: str, settings: ServiceSettings) -> tuple[int, bool]:
+    """Bytes that the body of a request may have, and whether its time is for all of them or for a pause."""
     if path.endswith("/predict") or (path.startswith("/v2/") and path.endswith("/infer")):
-        return settings.max_predict_bytes
-    return settings.max_upload_bytes if _is_upload(method, path) else settings.max_json_bytes
-
-
-def _is_upload(method: str, path: str) -> bool:
-    return path == "/v1/datasets" and method == "POST"
+        return settings.max_predict_bytes, True
+    if path == "/v1/datasets" and method == "POST":
+        return settings.max_upload_bytes, False
+    return settings.max_json_bytes, True
 
 
 def _has_body(scope: Scope) -> bool:

@@ -39,17 +39,10 @@ class Shortcuts:
         if scope["type"] == "http" and scope["method"] == "POST":
             for pattern, endpoint in self._endpoints:
                 if found := pattern.match(scope["path"]):
-                    await self._answer(endpoint, Request(scope, receive), found.groupdict(), send)
+                    response = await self._response(endpoint, Request(scope, receive), found.groupdict())
+                    await response(scope, receive, send)
                     return
         await self.app(scope, receive, send)
-
-    async def _answer(self, endpoint: Endpoint, request: Request, named: Mapping[str, str], send: Send) -> None:
-        try:
-            response = await self._response(endpoint, request, named)
-        except Exception as error:
-            await (await problems.bug(request, error))(request.scope, request.receive, send)
-            raise  # as FastAPI does, so that the server logs it
-        await response(request.scope, request.receive, send)
 
     async def _response(self, endpoint: Endpoint, request: Request, named: Mapping[str, str]) -> Response:
         try:

@@ -23,6 +23,8 @@ LOCATOR = struct.Struct("<4sLQL")
 ZIP64 = struct.Struct("<4sQ2H2L4Q")
 """signature, length, versions (2), disks (2), members (2), bytes of the directory, its place"""
 LONGEST_COMMENT = 0xFFFF
+UNSAID_MEMBERS, UNSAID_BYTES = 0xFFFF, 0xFFFFFFFF
+"""What the end record has where only the zip64 record has room for it."""
 ENTRY = 46
 """Bytes in the directory before the name of a member."""
 
@@ -62,25 +64,28 @@ def _ends(file: BinaryIO, size: int) -> set[int]:
 
 
 def _claims_at(file: BinaryIO, place: int) -> Iterator[Directory]:
-    """Those of the end record at this place, or of the zip64 records that stand for it."""
-    wide = list(_wide(file, place))
-    if wide:
-        yield from wide
-    else:
-        _, _, _, here, total, size, _, _ = END.unpack(_read(file, place, END.size))
+    """Those of the end record at this place, and of the zip64 records that may stand for it: a reader looks for one
+    right before its locator, or where that says, and goes by the end record where it finds nothing there."""
+    wide = _wide(file, place)
+    yield from wide.values()
+    _, _, _, here, total, size, _, _ = END.unpack(_read(file, place, END.size))
+    says_nothing = max(here, total) == UNSAID_MEMBERS or size == UNSAID_BYTES
+    if not (says_nothing and place - LOCATOR.size - ZIP64.size in wide):
         yield Directory(members=max(here, total), bytes=size)
 
 
-def _wide(file: BinaryIO, end: int) -> Iterator[Directory]:
-    """A reader may look right before the locator, or where that says."""
+def _wide(file: BinaryIO, end: int) -> dict[int, Directory]:
+    """By where they stand."""
     locator = _read(file, end - LOCATOR.size, LOCATOR.size)
     if not locator.startswith(b"PK\6\7"):
-        return
-    for place in {end - LOCATOR.size - ZIP64.size, LOCATOR.unpack(locator)[2]}:
+        return {}
+    found = {}
+    for place in (end - LOCATOR.size - ZIP64.size, LOCATOR.unpack(locator)[2]):
         record = _read(file, place, ZIP64.size)
         if record.startswith(b"PK\6\6"):
             *_, here, total, size, _ = ZIP64.unpack(record)
-            yield Directory(members=max(here, total), bytes=size)
+            found[place] = Directory(members=max(here, total), bytes=size)
+    return found
 
 
 def _read(file: BinaryIO, place: int, size: int) -> bytes:

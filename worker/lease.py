@@ -44,6 +44,7 @@ class Lease:
         self._closed = threading.Event()
         self._turn, self._ended = threading.Lock(), False
         self._progress: dict[str, Any] | None = None
+        self._telling = threading.Lock()
         self._answered = True
         self._renewed = boot_seconds()
         self._threads = [
@@ -63,7 +64,8 @@ class Lease:
 
     def report(self, progress: dict[str, Any]) -> None:
         """Have the progress written with one of the next renewals."""
-        self._progress = progress
+        with self._telling:
+            self._progress = progress
 
     def lose(self) -> None:
         """The fence was found lost."""
@@ -96,8 +98,9 @@ class Lease:
         self._answered = True
         if flags is not None:
             self.flags, self._renewed = flags, boot_seconds()
-            if self._progress is progress:  # else a newer one waits already
-                self._progress = None
+            with self._telling:
+                if self._progress is progress:  # else a newer one waits already
+                    self._progress = None
             return
         with self._turn:
             if not self._ended:

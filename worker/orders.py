@@ -29,8 +29,7 @@ def take(connection: Connection, kind: type[OrderT], run: Callable[[OrderT, Link
 
 
 def carry_out(order: OrderT, link: Link, do: Callable[[OrderT, Link], Done | Answered | None], work: Work) -> None:
-    """Do what was ordered, and tell how it ended. `do` returns the last report, or None where it has sent that itself;
-    nothing is raised."""
+    """Do what was ordered, and tell how it ended: what `do` returns, or what it raised. None: it has told so itself."""
     failpoints.reached(Failpoint.JOB_RECEIVED)
     try:
         last = do(order, link)

@@ -129,7 +129,9 @@ class Slot(threading.Thread):
                 return IngestionAttempt(claim, self._around)
             case jobs.PREDICT:
                 return PredictionAttempt(claim, self._around, device=self.device)
-        return TrainingAttempt(claim, self._around, device=self.device)
+            case jobs.TRAIN:
+                return TrainingAttempt(claim, self._around, device=self.device)
+        raise ValueError(f"A claim must be of a kind among {jobs.KINDS}. Received: {claim.kind}.")
 
     def _give_up(self, attempt: Attempt, error: Exception) -> None:
         try:

@@ -33,13 +33,16 @@ from gammabeta.store.together import on_postgresql
 
 JOBS = leases.JOBS
 
+TRAIN = "train"
+"""The kind of job that trains a network."""
+
 INGEST = "ingest"
 """The kind of job that reads an uploaded file."""
 
 PREDICT = "predict"
 """The kind of job that answers a data set into a file."""
 
-KINDS = ("train", INGEST, PREDICT)
+KINDS = (TRAIN, INGEST, PREDICT)
 """What a worker of this version can run. A newer service beside it may queue others: they wait for a newer worker."""
 
 MAX_PAUSE_MS = 300_000

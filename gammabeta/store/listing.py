@@ -81,8 +81,9 @@ def status_of(row: JobRow) -> JobStatus:
 
 
 def queue_position(session: Session, row: JobRow) -> int | None:
-    """1: the next of its lane. All that stand before it are counted, those too that are passed over for now, since they
-    wait before they are repeated or since a limit on running jobs holds them back. None unless queued."""
+    """1: the next of its lane. All that stand before it are counted, those too that are passed over for now: since they
+    wait before they are repeated, since a limit on running jobs holds them back, or since they wait for a newer worker.
+    None unless queued."""
     if row.state != JobState.QUEUED:
         return None
     place = {"its_lane": row.lane, "its_priority": row.priority, "its_created_ms": row.created_ms, "its_id": row.id}

@@ -23,16 +23,20 @@ from service.runtime.straight import parser_for
 
 OPENING = re.compile(rb"[ \t\r\n]*\{")
 """simdjson would let a byte order mark stand before it."""
-WORTH = 2_048
-"""Bytes. A shorter body is read as fast in any way."""
+WORTH, LARGE = 2_048, 16 << 20
+"""Bytes. A shorter body is read as fast in any way; of a longer one simdjson would keep too much, and beyond 16,777,215
+elements it does not count them."""
 MOST = 100_000
 """Of the lists, objects and quotes of a body, that each become an object of Python."""
+MOST_NAMES, MOST_AXES = 16, 32
 FLOATS = frozenset(name for name in NUMBERS if not is_whole(name) and name not in (BF16, "BOOL"))
 
 
 def read(body: bytes) -> dict[str, Any] | None:
     """The request as `bodies.parsed` gives it, but that the `data` of a tensor of floats is a float64 array."""
-    if len(body) < WORTH or not OPENING.match(body) or sum(body.count(each) for each in (b"[", b"{", b'"')) > MOST:
+    if not WORTH <= len(body) <= LARGE or b'"FP' not in body or not OPENING.match(body):
+        return None
+    if sum(body.count(each) for each in (b"[", b"{", b'"')) > MOST:
         return None
     try:
         document: Any = parser_for(body).parse(body)
@@ -48,20 +52,30 @@ def read(body: bytes) -> dict[str, Any] | None:
 def _tensor(given: Any) -> tuple[dict[str, Any], int]:
     """With how many lists it has."""
     fields, lists = _fields(given, but="data")
-    data = given["data"]
-    if fields["datatype"] not in FLOATS or not isinstance(fields["name"], str):
+    data, shape = given["data"], fields["shape"]
+    if fields["datatype"] not in FLOATS or not isinstance(fields["name"], str) or not _is_shape(shape):
         raise ValueError
-    within = _lists(data, fields["shape"])
+    within = _lists(data, shape)
     values = np.frombuffer(data.as_buffer(of_type="d"), dtype=np.float64)
-    if values.size != prod(fields["shape"]):
+    if values.size != prod(shape):
         raise ValueError
     return fields | {"data": values}, lists + within
+
+
+def _is_shape(shape: Any) -> bool:
+    """Before anything is multiplied: texts, and integers without end, would be as long as they say."""
+    return (
+        isinstance(shape, list)
+        and len(shape) <= MOST_AXES
+        and all(type(size) is int and 0 <= size <= LARGE for size in shape)
+    )
 
 
 def _fields(given: Any, *, but: str) -> tuple[dict[str, Any], int]:
     """What an object has but for one, and how many lists stand there."""
     names = list(given.keys())
-    if len(set(names)) < len(names):  # of those that are there twice, another parser takes the last
+    # simdjson finds a name by looking at all; and of those that are there twice, another parser takes the last.
+    if len(names) > MOST_NAMES or len(set(names)) < len(names):
         raise ValueError
     values = {name: given[name] for name in names if name != but}
     found = {name: _plain(value) for name, value in values.items()}

@@ -45,6 +45,7 @@ PIECE_SECONDS = 0.05
 """How long rows may take that are computed at once, and no longer than a request may wait: nobody waits for all of a
 large body, nor for a whole batch of a slow network, which would be hardly faster than its rows one by one."""
 MOST_SLOWNESS = 8.0
+"""A batch that took longer, of what it costs, says nothing of the next one."""
 STRAIGHT_SECONDS = 1e-4
 """Work that is done by the time anything else could have been arranged."""
 HERE_SECONDS = 5e-4
@@ -365,10 +366,19 @@ class Batcher:
 
     def _wait(self, line: Line, rows: int) -> float:
         """Seconds that somebody waits behind so many rows: until a thread is free, and then for the batches before that
-        of his own, which the threads share."""
+        of his own, of other versions too, which the threads share. Those that need no thread wait for none."""
         most = self._most(line)
-        before = rows // most * line.seconds(most) / self._workers if rows else 0.0
-        return before if line.cost.of(rows % most + 1) <= HERE_SECONDS else before + self._until_free()
+        batches = rows // most
+        before = batches * line.seconds(most)
+        if line.cost.of(rows % most + 1) <= HERE_SECONDS:
+            return before / self._workers
+        before += sum(self._before(batches + 1, other) for other in self._lines if other is not line)
+        return self._until_free() + before / self._workers
+
+    def _before(self, turns: int, other: Line) -> float:
+        """Seconds of the batches that another line has in so many turns."""
+        most = self._most(other)
+        return min(turns, math.ceil(other.rows / most)) * other.seconds(min(other.rows, most))
 
     def _until_free(self) -> float:
         if self._free:
@@ -388,7 +398,8 @@ class Batcher:
 
     def _refuse(self, line: Line, why: str, setting: str) -> NoReturn:
         error = Overloaded(f"{why}. Send it again after Retry-After seconds, or raise {setting}.")
-        error.retry_after = max(1.0, math.ceil(self._wait(line, line.rows)))
+        all_of_them = line.rows + self._most(line) - 1  # in whole batches
+        error.retry_after = max(1.0, math.ceil(self._wait(line, all_of_them)))
         raise error
 
     def _piece(self, line: Line) -> int:
@@ -430,9 +441,9 @@ class Batcher:
         if here:
             _hand_out(line, pieces, line.compute(pieces))
         else:
-            self._free -= 1
             loop = asyncio.get_running_loop()
             computing = loop.run_in_executor(self._pool, line.compute, pieces)
+            self._free -= 1
             self._ends[computing] = loop.time() + line.seconds(rows)
             computing.add_done_callback(partial(self._done, line, pieces))
         return True

@@ -24,21 +24,35 @@ async def while_heard(work: Callable[[], Coroutine[Any, Any, T]], receive: Recei
         await asyncio.sleep(0)  # the turn in which one who has gone is found to have
         if hanging_up.done():
             raise ClientDisconnect
-        return await _until(hanging_up, work())
+        return await _until(hanging_up, work)
     finally:
         hanging_up.cancel()
 
 
-async def _until(hanging_up: asyncio.Task[None], work: Coroutine[Any, Any, T]) -> T:
-    working = asyncio.create_task(work)
+async def _until(hanging_up: asyncio.Task[None], work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """In the task of the request itself, as `asyncio.timeout` does: another task for each would cost as much as the
+    rest of what a batch does for it."""
+    task = asyncio.current_task()
+    if task is None:
+        raise RuntimeError("A request must be answered in a task. Received: none.")
+    others, gone = task.cancelling(), False
+
+    def end(_: asyncio.Task[None]) -> None:
+        nonlocal gone
+        gone = True
+        task.cancel()
+
+    hanging_up.add_done_callback(end)
     try:
-        await asyncio.wait((working, hanging_up), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientDisconnect
-        return working.result()
+        return await work()
+    except asyncio.CancelledError:
+        if gone and task.cancelling() <= others + 1:
+            raise ClientDisconnect from None
+        raise
     finally:
-        working.cancel()
-        del working  # its error knows this frame: a ring that would keep what the work has read
+        hanging_up.remove_done_callback(end)
+        if gone:
+            task.uncancel()
 
 
 async def _hung_up(receive: Receive) -> None:

@@ -8,6 +8,9 @@ const KIND_OF_STATE = {
   failed: "bad",
 };
 
+const ENGINES = { onnxruntime: "ONNX Runtime" };
+const FEW = 3;
+
 const UNITS = [[86400, "d"], [3600, "h"], [60, "min"]];
 
 const number = new Intl.NumberFormat("en");
@@ -18,14 +21,25 @@ function make(tag, properties = {}, ...children) {
   return element;
 }
 
-const cell = (...children) => make("td", {}, ...children);
+// Where rows are narrow they are laid out as grids, and a browser may then forget that they were rows: the roles stay.
+function row(key, ...cells) {
+  const made = make("tr", { role: "row" }, ...cells);
+  made.dataset.key = key;
+  return made;
+}
+
+const cell = (...children) => make("td", { role: "cell" }, ...children);
+const wide = (...children) => make("td", { role: "cell", className: "wide" }, ...children);
+const heading = (properties, ...children) => make("th", { role: "rowheader", scope: "row", ...properties }, ...children);
 const muted = (text) => make("span", { className: "muted" }, text);
 const small = (text) => make("div", { className: "muted small" }, text);
 const pill = (state) => make("span", { className: `pill ${KIND_OF_STATE[state] ?? ""}` }, state);
-const link = (text, ...path) => make("a", { href: "/" + path.map(encodeURIComponent).join("/") }, text);
-const links = (...all) => make("td", { className: "links" }, ...all);
-const short = (child, title) => make("td", { className: "short", title: title ?? "" }, child);
-const named = (text, ...below) => make("td", { className: "name", title: text }, text, ...below);
+const address = (...path) => "/" + path.map(encodeURIComponent).join("/");
+const link = (text, ...path) => make("a", { href: address(...path) }, text);
+const links = (...all) => make("td", { role: "cell", className: "links" }, ...all);
+const short = (child, title) => make("td", { role: "cell", className: "short", title: title ?? "" }, child);
+const named = (text, ...below) => heading({ className: "name", title: text }, text, ...below);
+const again = (text) => heading({ className: "name again", title: text }, text);
 
 function since(time) {
   const seconds = Math.max(0, (Date.now() - Date.parse(time)) / 1000);
@@ -51,7 +65,7 @@ function size(bytes) {
 
 function score(metrics) {
   if (!metrics) return muted("–");
-  if (typeof metrics.accuracy === "number") return `${(100 * metrics.accuracy).toFixed(2)} %`;
+  if (typeof metrics.accuracy === "number") return `${(100 * metrics.accuracy).toFixed(2)}\u00a0%`;
   if (typeof metrics.mae === "number") return `mae ${metrics.mae.toPrecision(3)}`;
   return typeof metrics.loss === "number" ? `loss ${metrics.loss.toPrecision(3)}` : muted("–");
 }
@@ -62,7 +76,7 @@ function measured(metrics) {
   if (!shown.length) return [muted("–")];
   return shown.map((name) => {
     const value = metrics[name];
-    const text = name.endsWith("accuracy") ? `${(100 * value).toFixed(2)} %` : value.toPrecision(4);
+    const text = name.endsWith("accuracy") ? `${(100 * value).toFixed(2)}\u00a0%` : value.toPrecision(4);
     return make("div", {}, muted(`${name.replace("_", " ")} `), text);
   });
 }
@@ -79,10 +93,10 @@ function results(job) {
   return job.kind === "predict" ? measured(metrics) : published(metrics);
 }
 
-// A prediction has a file, once it has succeeded, and no series.
+// A training has series; a prediction has a file, once it has succeeded; a reading has neither.
 function made(job) {
-  if (job.kind !== "predict") return link("metrics", "v1", "jobs", job.id, "metrics");
-  return job.result?.file ? link("file", ...job.result.file.split("/").filter(Boolean)) : "";
+  if (job.kind === "train") return link("metrics", "v1", "jobs", job.id, "metrics");
+  return job.result?.file ? link("file", ...job.result.file.split("/").filter(Boolean)) : null;
 }
 
 function progress(job) {
@@ -114,10 +128,10 @@ function jobRow(job, names) {
     : job.model ?? muted("–");
   const dataset = job.dataset ? link(names.get(job.dataset) ?? job.dataset, "v1", "datasets", job.dataset) : muted("–");
   const attempts = job.attempt > 1 ? [small(`attempt ${job.attempt}`)] : [];
-  return make("tr", {},
-    cell(link(job.kind, "v1", "jobs", job.id), make("div", {}, make("code", { title: job.id }, job.id.slice(0, 16) + "…"))),
+  return row(job.id,
+    heading({}, link(job.kind, "v1", "jobs", job.id), " ", make("div", {}, make("code", { title: job.id }, job.id.slice(0, 16) + "…"))),
     cell(pill(job.status), job.device ? small(job.device) : null, ...attempts),
-    cell(progress(job), ...job.warnings.map((each) => make("div", { className: "warned", title: each.code }, each.message))),
+    wide(progress(job), ...job.warnings.map((each) => make("div", { className: "warned", title: each.code }, each.message))),
     short(model, job.model),
     short(dataset, names.get(job.dataset)),
     cell(...results(job)),
@@ -126,20 +140,104 @@ function jobRow(job, names) {
 }
 
 function modelRows(model) {
-  return model.versions.map((version, index) => {
+  return model.versions.flatMap((version, index) => {
     const path = ["v1", "models", model.name, "versions", version.version];
-    const aliases = Object.entries(model.aliases).filter(([, named]) => named === version.version);
-    const newest = index === 0 && !("production" in model.aliases) ? [make("span", { className: "tag" }, "newest")] : [];
-    return make("tr", {},
-      named(index === 0 ? model.name : ""),
-      cell(link(version.version, ...path), " ", ago(version.created_at)),
-      cell(...aliases.map(([alias]) => make("span", { className: "tag" }, alias)), ...newest),
+    const aliases = Object.keys(model.aliases).filter((alias) => model.aliases[alias] === version.version);
+    const tags = index === 0 && !("production" in model.aliases) ? [...aliases, "newest"] : aliases;
+    const shown = row(address(...path),
+      index === 0 ? named(model.name) : again(model.name),
+      cell(link(version.version, ...path), muted(" · "), ago(version.created_at)),
+      cell(...(tags.length ? tags.map((tag) => make("span", { className: "tag" }, tag)) : [muted("–")])),
       cell(score(version.metrics.train)),
       cell(score(version.metrics.validation)),
       cell(score(version.metrics.test)),
       cell(link(version.batchnorm_digest.slice(7, 19), ...path, "batchnorm")),
-      links(link("served", ...path, "served"), link("weights", ...path, "files", "weights.safetensors"), link("spec", ...path, "files", "spec.json")));
+      links(servedButton(path), link("weights", ...path, "files", "weights.safetensors"), link("spec", ...path, "files", "spec.json")));
+    const below = opened.get(address(...path));
+    return below ? [shown, below] : [shown];
   });
+}
+
+// The rows that say what serves a version, by its address. A table that is built anew takes them over as they are, so
+// that each is measured once.
+const opened = new Map();
+
+function servedButton(path) {
+  const key = address(...path);
+  const button = make("button", { type: "button", ariaExpanded: opened.has(key) }, "served");
+  button.addEventListener("click", () => {
+    if (opened.has(key)) {
+      opened.get(key).remove();
+      opened.delete(key);
+    } else {
+      opened.set(key, servedRow(path));
+      button.closest("tr").after(opened.get(key));
+    }
+    button.ariaExpanded = opened.has(key);
+  });
+  return button;
+}
+
+// The service computes a probe for the answer, and loads the version first where it is not in memory.
+function servedRow(path) {
+  const place = make("div", { className: "served", ariaLive: "polite" }, muted("measuring…"));
+  Promise.all([ask(address(...path, "served")), ask(address(...path))])
+    .then(([served, version]) => place.replaceChildren(servedFacts(served, version, path)))
+    .catch((error) => place.replaceChildren(make("div", { className: "why" }, error.message)));
+  return row(address(...path, "served"), make("td", { role: "cell", colSpan: 8 }, place));
+}
+
+function servedFacts(served, version, path) {
+  const itself = served.engine === "torch" && !served.folded.length;
+  return make("dl", {},
+    ...fact("Engine", make("strong", {}, engine(served.engine)), itself ? muted(" – the network as it was trained") : null,
+      served.training ? make("div", { className: "why" }, "in training mode") : null),
+    ...fact("Difference", ...difference(served, itself)),
+    ...(served.mismatch ? fact("Mismatch", make("div", { className: "why" }, served.mismatch)) : []),
+    ...(version.classes && !itself && !served.mismatch ? fact("Labels", "the same in every row") : []),
+    ...fact("Batch norm", folding(served), list(served.folded, (each) => [layer(each.layer), " into ", layer(each.into)])),
+    ...(served.not_folded.length ? fact("Not folded", list(served.not_folded, (each) => [layer(each.layer), muted(`: ${each.reason}`)])) : []),
+    ...(served.not_serving.length ? fact("Not serving", list(served.not_serving, (each) => [engine(each.engine), muted(`: ${each.reason}`)])) : []),
+    ...fact("State", ...digests(served)),
+    ...fact("", link("as JSON", ...path, "served")));
+}
+
+const fact = (term, ...description) => [make("dt", {}, term), make("dd", {}, ...description.filter((each) => each))];
+const layer = (name) => make("code", {}, name);
+const engine = (named) => ENGINES[named] ?? named;
+const counting = (count, one, more) => `${number.format(count)} ${count === 1 ? one : more}`;
+
+function list(items, shown) {
+  if (!items.length) return null;
+  const all = make("ul", {}, ...items.map((each) => make("li", {}, ...shown(each))));
+  return items.length > FEW ? make("details", {}, make("summary", {}, `all ${items.length}`), all) : all;
+}
+
+function difference(served, itself) {
+  if (itself) return [exact(served.max_difference), muted(" – it is what others are measured against")];
+  return [
+    exact(served.max_difference),
+    muted(` from the network in eval mode, on ${counting(served.probe_rows, "row", "rows")}; at most `),
+    exact(served.tolerance), muted(" is allowed")];
+}
+
+function exact(value) {
+  const rounded = Number(value.toPrecision(3));
+  return make("span", { className: "exact", title: value }, rounded !== 0 && Math.abs(rounded) < 1e-3 ? rounded.toExponential() : String(rounded));
+}
+
+function folding(served) {
+  const norms = served.folded.length + served.not_folded.length;
+  if (!norms) return "the network has none";
+  if (!served.folded.length) return `none of ${norms} folded`;
+  const layers = new Set(served.folded.map((each) => each.into)).size;
+  return `${served.folded.length} of ${norms} folded into ${counting(layers, "layer", "layers")}`;
+}
+
+function digests(served) {
+  const found = make("code", {}, served.digest);
+  if (served.digest === served.stored_digest) return [found, muted(" recomputed now, as it was stored")];
+  return [found, make("div", { className: "why" }, "recomputed now. Stored was ", make("code", {}, served.stored_digest))];
 }
 
 function datasetRow(dataset) {
@@ -150,7 +248,7 @@ function datasetRow(dataset) {
     : `${number.format(dataset.features.length)} ${dataset.features.length === 1 ? "column" : "columns"}`;
   const classes = dataset.target?.classes ? `${dataset.target.classes.length} classes` : "number";
   const error = dataset.error ? [make("div", { className: "why" }, `${dataset.error.code}: ${dataset.error.message}`)] : [];
-  return make("tr", {},
+  return row(dataset.id,
     named(dataset.name, ...error),
     cell(pill(dataset.state)),
     cell(rows || muted("–")),
@@ -163,22 +261,48 @@ function datasetRow(dataset) {
 
 const shownBefore = {};
 
-// A table is built anew only when it has changed, so that the focus and a selection stay where they are.
-function fill(id, page, rows, columns, nothing, also = []) {
+// A table is built anew only when it has changed, so that a selection stays where it is.
+function fill(id, page, rows, nothing, also = []) {
   const body = document.getElementById(id);
   const said = JSON.stringify([page, also]);
   for (const time of body.querySelectorAll("time")) time.textContent = since(time.dateTime);
   if (shownBefore[id] === said) return;
   shownBefore[id] = said;
   const shown = page.data.flatMap(rows);
-  body.replaceChildren(...(shown.length ? shown : [make("tr", {}, make("td", { className: "empty", colSpan: columns }, nothing))]));
+  const heads = [...body.closest("table").tHead.rows[0].cells].map((head) => head.textContent);
+  if (!shown.length) shown.push(row("", make("td", { role: "cell", className: "empty", colSpan: heads.length }, nothing)));
+  for (const each of shown) label(each.cells, heads);
+  keepingFocus(body, () => body.replaceChildren(...shown));
   document.getElementById(`${id}-count`).textContent = page.data.length ? `${page.data.length}${page.has_more ? "+" : ""}` : "";
 }
 
+// What a cell is of, for rows too narrow to stand beneath the headings.
+function label(cells, heads) {
+  for (const each of cells) if (each.colSpan === 1) each.dataset.label = heads[each.cellIndex];
+}
+
+// Rows that are taken over lose the focus as well, since they leave the table for a moment.
+function keepingFocus(body, build) {
+  const before = body.contains(document.activeElement) ? document.activeElement : null;
+  const told = before && { key: keyOf(before), focusVisible: before.matches(":focus-visible") };
+  build();
+  if (!before) return;
+  const now = before.isConnected ? before : [...body.querySelectorAll("a, button")].find((each) => keyOf(each) === told.key);
+  now?.focus({ preventScroll: true, focusVisible: told.focusVisible });
+}
+
+const keyOf = (control) => `${control.closest("tr").dataset.key} ${control.getAttribute("href") ?? control.textContent}`;
+
 async function ask(path) {
   const response = await fetch(path, { headers: { Accept: "application/json" }, cache: "no-store" });
-  if (!response.ok) throw new Error(`${path} answered ${response.status}`);
+  if (!response.ok) throw new Error(await refusal(response, path));
   return response.json();
+}
+
+async function refusal(response, path) {
+  const told = response.headers.get("Content-Type")?.startsWith("application/problem+json");
+  const problem = told ? await response.json() : { code: response.status, detail: `${path} has no answer.` };
+  return `${problem.code}: ${problem.detail}`;
 }
 
 function say(state, kind, title) {
@@ -192,9 +316,9 @@ async function refresh() {
   try {
     const [jobs, models, datasets] = await Promise.all(["jobs", "models", "datasets"].map((what) => ask(`/v1/${what}?limit=50`)));
     const names = new Map(datasets.data.map((dataset) => [dataset.id, dataset.name]));
-    fill("jobs", jobs, (job) => jobRow(job, names), 8, "No jobs yet. `gammabeta demo` makes some, or POST /v1/jobs.", [...names]);
-    fill("models", models, modelRows, 8, "No models yet. A job that succeeds publishes one.");
-    fill("datasets", datasets, datasetRow, 8, "No data sets yet. `gammabeta datasets upload FILE`, or POST /v1/datasets.");
+    fill("jobs", jobs, (job) => jobRow(job, names), "No jobs yet. `gammabeta demo` makes some, or POST /v1/jobs.", [...names]);
+    fill("models", models, modelRows, "No models yet. A job that succeeds publishes one.");
+    fill("datasets", datasets, datasetRow, "No data sets yet. `gammabeta datasets upload FILE`, or POST /v1/datasets.");
     say("connected", "good", "");
   } catch (error) {
     say("no answer", "bad", String(error));

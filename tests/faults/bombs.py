@@ -329,7 +329,7 @@ def _not_refused(found: dict[str, Any], codes: tuple[str, ...]) -> list[str]:
 
 SCENARIO = Scenario(
     id="T20",
-    fault="files that unpack, or say that they unpack, to far more than they are: zip, npy and csv bombs",
+    fault="files that unpack, or say that they unpack, to far more than they are: zip, npy, csv and image bombs",
     promise="refused with a code; service and supervisor grow by 32 MiB at most, live, and take the next file",
     run=run,
     quick_kinds=("sqlite",),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from sqlalchemy import event, text
 
-from gammabeta.schemas.jobs import JobState, Lane
+from gammabeta.schemas.jobs import JobRequest, JobState, Lane
 from gammabeta.store import jobs, listing
 from gammabeta.store.engine import Database
 from gammabeta.store.jobs import Outcome
@@ -122,6 +122,12 @@ def test_concurrent_claims_never_take_a_job_twice(db: Database) -> None:
     with ThreadPoolExecutor(4) as threads:
         taken = [each for batch in threads.map(drain, "abcd") for each in batch]
     assert Counter(taken) == dict.fromkeys(submitted, 1)
+
+
+def test_a_worker_knows_every_kind_that_can_be_asked_for() -> None:
+    asked = get_args(get_args(JobRequest)[0])
+    kinds = {get_args(each)[0].model_fields["kind"].default for each in asked}
+    assert set(jobs.KINDS) == kinds | {jobs.INGEST}
 
 
 def test_a_job_of_a_kind_that_this_version_does_not_know_waits_for_a_worker_that_does(db: Database) -> None:

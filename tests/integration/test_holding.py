@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -36,13 +37,18 @@ class Away:
     def __init__(self, db: Database) -> None:
         self._db = db
         self.cut = False
+        self.refused = 0
+        self.meanwhile: Callable[[], object] = lambda: None
+        """Happens before each commit."""
 
     @contextmanager
     def write(self) -> Iterator[Session]:
         if self.cut:
+            self.refused += 1
             raise NotReady
         with self._db.write() as session:
             yield session
+            self.meanwhile()
 
 
 def settings(**changes: float) -> WorkerSettings:
@@ -86,6 +92,30 @@ def test_progress_that_could_not_be_written_is_written_later(db: Database, away:
         jobs.heartbeat(session, **attempt(held), ttl_ms=TTL, progress={"step": 8})
     lease.renew()
     assert _row(db, held).progress == {"step": 8}, "what was written is not written again"
+
+
+def test_progress_that_is_told_while_another_is_written_is_written_next(db: Database, away: Away) -> None:
+    held = claimed(db)
+    lease = lease_of(away, held, threading.Event())
+    lease.report({"step": 7})
+    away.meanwhile = partial(lease.report, {"step": 8})
+    lease.renew()
+    assert _row(db, held).progress == {"step": 7}
+    away.meanwhile = lambda: None
+    lease.renew()
+    assert _row(db, held).progress == {"step": 8}
+
+
+def test_progress_is_written_before_the_next_heartbeat_unless_the_database_is_away(db: Database, away: Away) -> None:
+    held = claimed(db)
+    with lease_of(away, held, threading.Event(), heartbeat_seconds=1_000, lease_seconds=3_000) as lease:
+        lease.report({"step": 7})
+        until(lambda: _row(db, held).progress == {"step": 7}, "the progress")
+        away.cut = True
+        lease.report({"step": 8})
+        until(lambda: away.refused, "a try")
+        assert not lease.lost.wait(0.2), "twenty times as long as it looks for news"
+        assert away.refused == 1
 
 
 def test_a_lost_fence_is_noticed_at_the_next_heartbeat(db: Database, away: Away, clock: Clock) -> None:

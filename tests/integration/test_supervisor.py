@@ -12,7 +12,7 @@ import pytest
 
 from gammabeta.schemas.jobs import JobState, Lane
 from gammabeta.store import datasets, jobs, models, workers
-from gammabeta.store.tables import DEFAULT_PROJECT, VersionRow
+from gammabeta.store.tables import DEFAULT_PROJECT, JobRow, VersionRow
 from tests.integration.databases import Databases
 from tests.integration.workshop import SECRET, Workshop, alive, damage, until, workshop
 
@@ -169,16 +169,41 @@ def test_cancel_ends_a_running_job_and_its_process(shop: Workshop, listens: bool
     until(lambda: not (shop.blobs.root / "jobs" / job_id).exists(), "its checkpoints to be removed")
 
 
-@pytest.mark.parametrize(("asked", "state"), [("cancel", JobState.CANCELLED), ("pause", JobState.PAUSED)])
+@pytest.mark.parametrize(
+    ("asked", "state"),
+    [("cancel", JobState.CANCELLED), ("pause", JobState.PAUSED), ("drain", JobState.QUEUED)],
+)
 @sqlite_only
 def test_a_trainer_that_has_not_begun_is_not_waited_for(shop: Workshop, asked: str, state: JobState) -> None:
     worker = shop.start_rigged(CANCEL_GRACE_SECONDS="600")
     job_id = shop.train(shop.ready_dataset(), epochs=1, metadata={"fault_always": "job_received=hang"})
     trainer = worker.trainer()
-    getattr(shop, asked)(job_id)
+    if asked == "drain":
+        os.kill(worker.pid, signal.SIGTERM)
+    else:
+        getattr(shop, asked)(job_id)
     job = shop.in_state(job_id, state)
     assert (job.losses, job.failures) == (0, 0)
     until(lambda: not alive({trainer}), "the end of the trainer")
+
+
+@sqlite_only
+def test_a_trainer_that_is_stopped_before_it_goes_on_leaves_its_checkpoint(shop: Workshop) -> None:
+    shop.start_rigged(CANCEL_GRACE_SECONDS="600")
+    job_id = shop.endless(shop.ready_dataset())
+    shop.checkpoints(job_id)
+    shop.pause(job_id)
+    shop.in_state(job_id, JobState.PAUSED)
+    before = [row.step for row in shop.checkpoints(job_id)]
+    with shop.db.write() as session:
+        row = session.get_one(JobRow, job_id)
+        row.request = row.request | {"metadata": {"fault_always": "job_received=hang"}}
+    shop.resume(job_id)
+    shop.in_state(job_id, JobState.RUNNING)
+    shop.pause(job_id)
+    job = shop.in_state(job_id, JobState.PAUSED)
+    assert (job.fence, job.losses, job.failures) == (2, 0, 0)
+    assert [row.step for row in shop.checkpoints(job_id)] == before
 
 
 def test_a_paused_training_makes_room_and_later_ends_in_the_same_bytes(shop: Workshop) -> None:

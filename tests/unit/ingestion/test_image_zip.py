@@ -417,6 +417,21 @@ def test_of_two_records_for_large_archives_neither_may_claim_too_much(refused: C
     assert refused(honest + honest + locator + end, limits=FEW)[0] == "empty_file"
 
 
+def test_a_record_elsewhere_does_not_hide_what_the_end_record_says(tmp_path: Path) -> None:
+    """Its locator stands in the comment of the last member, where zipfile finds no record before it and goes by the end
+    record."""
+    small = archives.ZIP64.pack(b"PK\6\6", 44, 45, 45, 0, 0, 1, 1, archives.ENTRY, 0)
+    with zipfile.ZipFile(tmp_path / "file.zip", "w") as archive:
+        archive.writestr("first", small, zipfile.ZIP_STORED)
+        for index in range(1_000):
+            archive.writestr(str(index), b"")
+        place = archive.infolist()[0].header_offset + len(archive.infolist()[0].FileHeader())
+        archive.infolist()[-1].comment = archives.LOCATOR.pack(b"PK\6\7", 0, place, 1)
+    with zipfile.ZipFile(tmp_path / "file.zip") as archive:
+        assert len(archive.namelist()) == 1_001
+    assert max(each.members for each in archives.claims(tmp_path / "file.zip")) == 1_001
+
+
 @pytest.mark.parametrize("comment", [b"", b"photos" * 10_000])
 @pytest.mark.parametrize("wide", [False, True])
 def test_what_a_directory_claims_is_what_zipfile_goes_by(tmp_path: Path, wide: bool, comment: bytes) -> None:

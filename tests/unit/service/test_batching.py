@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+import time
 import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,18 @@ from starlette.requests import ClientDisconnect
 from gammabeta.errors import InvalidRequest, Overloaded
 from gammabeta.schemas.preprocessing import FittedImage, FittedPreprocessing, FittedTable, NumericColumn
 from service.runtime import media
-from service.runtime.batching import HERE_SECONDS, PIECE, STRAIGHT_SECONDS, Batcher, Cost, Limits, Line, Rows, Scores
+from service.runtime.batching import (
+    HERE_SECONDS,
+    MOST_SLOWNESS,
+    PIECE,
+    STRAIGHT_SECONDS,
+    Batcher,
+    Cost,
+    Limits,
+    Line,
+    Rows,
+    Scores,
+)
 from service.runtime.counting import Statistics
 from service.runtime.listening import while_heard
 from service.runtime.pacing import SMALL_BYTES, Pace, Workbench
@@ -34,6 +46,8 @@ class Net:
     """Twice its rows, as soon as the gate is open. It remembers the batches that it was given."""
 
     gate: threading.Event = field(default_factory=threading.Event)
+    pause: float = 0.0
+    """Seconds that each batch takes at least."""
     entered: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     batches: list[int] = field(default_factory=list)
 
@@ -41,6 +55,7 @@ class Net:
         self.batches.append(len(x))
         self.entered.release()
         assert self.gate.wait(10)
+        time.sleep(self.pause)
         if (x == POISON).any():
             raise RuntimeError("poisoned")
         with np.errstate(over="ignore"):
@@ -70,8 +85,10 @@ def rows(*values: float) -> Rows:
 
 
 @contextmanager
-def desk(cost: Cost = SLOW, *, workers: int = 1, gate: bool = False, **limits: Any) -> Iterator[Desk]:
-    net = Net()
+def desk(
+    cost: Cost = SLOW, *, workers: int = 1, gate: bool = False, pause: float = 0.0, **limits: Any
+) -> Iterator[Desk]:
+    net = Net(pause=pause)
     if gate:
         net.gate.set()
     with ThreadPoolExecutor(workers) as pool:
@@ -281,6 +298,78 @@ def test_what_is_being_computed_counts_as_waited_for() -> None:
     run(scene, Cost(0.0, 100.0), queued_seconds=50.0)
 
 
+def test_what_other_versions_wait_for_counts_too() -> None:
+    async def scene(desk: Desk) -> None:
+        first = await desk.occupy()
+        others = [Line(desk.net, Cost(0.0, 100.0), Statistics()) for _ in range(2)]
+        waiting = [asyncio.create_task(desk.batcher.scores(each, rows(1.0))) for each in others]
+        await turns()
+        with pytest.raises(Overloaded, match=r"would wait (29\d|300),\d+ ms, behind 0 rows"):
+            await desk.ask(1.0)
+        desk.net.gate.set()
+        await asyncio.gather(first, *waiting)
+
+    run(scene, Cost(0.0, 100.0), queued_seconds=250.0)
+
+
+def test_who_is_refused_is_told_when_those_that_wait_will_be_done() -> None:
+    async def scene(desk: Desk) -> None:
+        first = await desk.occupy()
+        waiting = [desk.ask(1.0) for _ in range(2)]
+        await turns()
+        with pytest.raises(Overloaded) as caught:
+            await desk.ask(1.0)
+        assert 290 <= caught.value.retry_after <= 300
+        desk.net.gate.set()
+        await asyncio.gather(first, *waiting)
+
+    run(scene, Cost(0.0, 100.0), queued_seconds=250.0)
+
+
+def test_threads_share_what_waits() -> None:
+    async def scene(desk: Desk) -> None:
+        both = [await desk.occupy(), await desk.occupy()]
+        waiting = [desk.ask(1.0) for _ in range(3)]
+        await turns()
+        with pytest.raises(Overloaded, match=r"would wait (24\d|250),\d+ ms, behind 3 rows"):
+            await desk.ask(1.0)
+        desk.net.gate.set()
+        await asyncio.gather(*both, *waiting)
+
+    run(scene, Cost(0.0, 100.0), queued_seconds=220.0, workers=2)
+
+
+def test_a_batch_that_took_longer_than_it_costs_makes_the_next_wait_longer() -> None:
+    async def scene(desk: Desk) -> None:
+        for _ in range(40):  # of no cost to speak of, but for the change of threads: slow, by far
+            await desk.ask(1.0)
+        assert desk.line.slowness > MOST_SLOWNESS / 2
+        desk.net.gate.clear()
+        desk.line.cost = Cost(0.0, 100.0)
+        first = await desk.occupy()
+        with pytest.raises(Overloaded, match="behind 0 rows"):
+            desk.batcher.check_room(desk.line)
+        desk.net.gate.set()
+        await first
+
+    run(scene, Cost(2 * HERE_SECONDS, 0.0), gate=True, queued_seconds=250.0, pause=MOST_SLOWNESS * 2 * HERE_SECONDS)
+
+
+def test_a_batch_that_is_overdue_is_waited_for_no_longer_than_from_now() -> None:
+    async def scene(desk: Desk) -> None:
+        first = await desk.occupy()
+        loop = asyncio.get_running_loop()
+        while loop.time() < desk.batcher._ends[next(iter(desk.batcher._ends))] + 0.01:
+            await asyncio.sleep(0)
+        second = desk.ask(1.0)
+        await turns()
+        assert desk.batcher._wait(desk.line, 0) == 0
+        desk.net.gate.set()
+        await asyncio.gather(first, second)
+
+    run(scene, Cost(2 * HERE_SECONDS, 0.0))
+
+
 def test_cheap_rows_need_no_thread_and_wait_for_none() -> None:
     async def scene(desk: Desk) -> None:
         first = await desk.occupy()
@@ -480,6 +569,41 @@ def test_work_goes_on_while_somebody_hears_the_answer() -> None:
         assert never.cancelled()
 
     asyncio.run(scene())
+
+
+@pytest.mark.parametrize("also_hangs_up", [False, True])
+def test_a_request_that_is_cancelled_has_not_hung_up(also_hangs_up: bool) -> None:
+    async def scene() -> None:
+        hangs_up: asyncio.Queue[Any] = asyncio.Queue()
+        never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        async def work() -> None:
+            await never
+
+        heard = asyncio.create_task(while_heard(work, hangs_up.get))
+        await turns()
+        if also_hangs_up:
+            hangs_up.put_nowait({"type": "http.disconnect"})
+        heard.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await heard
+        assert never.cancelled()
+
+    asyncio.run(scene())
+
+
+def test_who_hears_of_a_hang_up_may_go_on() -> None:
+    async def request() -> int:
+        hangs_up: asyncio.Queue[Any] = asyncio.Queue()
+        asyncio.get_running_loop().call_later(0.01, hangs_up.put_nowait, {"type": "http.disconnect"})
+        with pytest.raises(ClientDisconnect):
+            await while_heard(asyncio.Event().wait, hangs_up.get)
+        await asyncio.sleep(0)
+        task = asyncio.current_task()
+        assert task is not None
+        return task.cancelling()
+
+    assert asyncio.run(request()) == 0
 
 
 def test_no_work_is_begun_for_who_has_gone_already() -> None:
