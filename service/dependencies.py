@@ -17,6 +17,7 @@ from gammabeta.store.stored import Blobs
 from service import bodies
 from service.backlog import Backlog
 from service.events import Tailer
+from service.keyring import Keyring
 from service.runtime.loading import Models
 from service.runtime.predicting import Predictor
 from service.settings import ServiceSettings
@@ -24,9 +25,6 @@ from service.traffic import Traffic
 from service.upgrades import Upgrades
 
 T = TypeVar("T")
-
-OWNER = "local"
-"""Whose requests these are, as long as there are no keys."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +37,7 @@ class Context:
     models: Models
     predictor: Predictor
     tailer: Tailer
+    keyring: Keyring
     upgrades: Upgrades
     traffic: Traffic
     backlog: Backlog

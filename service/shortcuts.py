@@ -1,7 +1,7 @@
 """The way to the hot endpoints: from the body limits straight to them, past FastAPI with its router, dependencies and
 exit stacks.
 
-    POST ──path of an endpoint──► endpoint(request, …) ──► Response
+    POST ──path of an endpoint──► admit ──► endpoint(request, caller, …) ──► Response
      └──any other──► FastAPI
 
 FastAPI spends some 300 µs on what a prediction needs nothing of, about as long as all else that one takes. The routes
@@ -23,8 +23,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gammabeta.errors import GammabetaError
 from service import problems
 
+Admit: TypeAlias = Callable[[Request], object]
+"""Who asks. Raises an error of gammabeta for a request that must not go on."""
 Endpoint: TypeAlias = Callable[..., Awaitable[Response]]
-"""Takes the request, and what stands in its path by name."""
+"""Takes the request, who asks, and what stands in its path by name."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,11 @@ class Shortcut:
 
 
 class Shortcuts:
-    """ASGI: answers POST requests to the endpoints, by their paths such as `/v1/models/{name}/predict`."""
+    """ASGI: answers POST requests to the endpoints, by their paths such as `/v1/models/{name}/predict`, where `admit`
+    lets them pass."""
 
-    def __init__(self, app: ASGIApp, endpoints: Mapping[str, Endpoint]) -> None:
-        self.app = app
+    def __init__(self, app: ASGIApp, endpoints: Mapping[str, Endpoint], *, admit: Admit) -> None:
+        self.app, self._admit = app, admit
         self._shortcuts = [Shortcut(path, compile_path(path)[0], endpoint) for path, endpoint in endpoints.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -48,21 +51,20 @@ class Shortcuts:
             for shortcut in self._shortcuts:
                 if found := shortcut.pattern.match(scope["path"]):
                     scope["route"] = shortcut
-                    response = await _response(shortcut.endpoint, Request(scope, receive), found.groupdict())
+                    response = await self._response(shortcut.endpoint, Request(scope, receive), found.groupdict())
                     await response(scope, receive, send)
                     return
         await self.app(scope, receive, send)
 
-
-async def _response(endpoint: Endpoint, request: Request, named: Mapping[str, str]) -> Response:
-    try:
-        return await endpoint(request, **named)
-    except GammabetaError as error:
-        response = problems.of(error)
-        _let_go(error)
-        return response
-    except ClientDisconnect:
-        return problems.nobody_listens()
+    async def _response(self, endpoint: Endpoint, request: Request, named: Mapping[str, str]) -> Response:
+        try:
+            return await endpoint(request, self._admit(request), **named)
+        except GammabetaError as error:
+            response = problems.of(error)
+            _let_go(error)
+            return response
+        except ClientDisconnect:
+            return problems.nobody_listens()
 
 
 def _let_go(error: BaseException) -> None:

@@ -42,7 +42,7 @@ class WorkerSettings(StoreSettings):
     default any number. Give every worker the same."""
 
     max_running_per_key: int | None = Field(default=None, ge=1)
-    """The same for those of one key; as long as there are no keys, all requests have the same one."""
+    """The same for those of one key, or of all keys of one owner."""
 
     heartbeat_seconds: float = Field(default=5, gt=0)
     """How often the lease of a running job is renewed."""

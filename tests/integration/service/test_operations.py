@@ -83,7 +83,7 @@ def test_presets_come_with_their_schema(service: Service) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/v1", "/v1/", "/v1/nothing", "/v1/jobs/", "/v3/health/live", "/v1/keys", "/metrics/x", "/static"]
+    "path", ["/v1", "/v1/", "/v1/nothing", "/v1/jobs/", "/v3/health/live", "/v1/keys/", "/metrics/x", "/static"]
 )
 def test_what_is_not_there_is_a_problem(service: Service, path: str) -> None:
     answer = service.http.get(path)
@@ -128,7 +128,7 @@ def test_importing_the_service_loads_no_parser_of_data_sets() -> None:
 @pytest.mark.parametrize(
     ("environment", "words"),
     [
-        ({"GAMMABETA_HOST": "10.0.0.1"}, "no API keys yet"),
+        ({"GAMMABETA_HOST": "10.0.0.1"}, "gammabeta db upgrade"),
         ({"GAMMABETA_PORT": "many"}, "port"),
         ({"GAMMABETA_DATABASE_URL": "mysql://x"}, "GAMMABETA_DATABASE_URL"),
         ({"GAMMABETA_BLOBS": "ftp://host/prefix"}, "GAMMABETA_BLOBS"),
