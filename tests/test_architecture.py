@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 OURS = ("gammabeta", "service", "worker")
 
-GROUND = {"gammabeta.errors", "gammabeta.exposition", "gammabeta.failpoints", "gammabeta.files", "gammabeta.logs"}
+GROUND = {"gammabeta.errors", "gammabeta.failpoints", "gammabeta.files", "gammabeta.logs"}
 ALLOWED = {
     "gammabeta.errors": set(),
     "gammabeta.exposition": set(),
@@ -34,9 +34,17 @@ ALLOWED = {
         "gammabeta.nets",
         "gammabeta.schemas",
         "gammabeta.images",
+        "gammabeta.exposition",
         *GROUND,
     },
-    "worker": {"gammabeta.store", "gammabeta.nets", "gammabeta.schemas", "gammabeta.images", *GROUND},
+    "worker": {
+        "gammabeta.store",
+        "gammabeta.nets",
+        "gammabeta.schemas",
+        "gammabeta.images",
+        "gammabeta.exposition",
+        *GROUND,
+    },
 }
 """What each room may import besides itself."""
 
