@@ -89,6 +89,7 @@ class Keyring:
     def __init__(self, database: Database, *, open_without: bool, on_change: Callable[[], None] = lambda: None) -> None:
         self._database, self._open, self._on_change = database, open_without, on_change
         self._held: dict[str, Held] | None = None
+        self._why = "Try again in a moment."
         self._changes: int | None = None
         self._told: int | None = None
         self._used: set[str] = set()
@@ -129,7 +130,7 @@ class Keyring:
 
     def _known(self) -> dict[str, Held]:
         if self._held is None:
-            raise NotReady("The keys could not be read yet: see GET /readyz. Try again in a moment.")
+            raise NotReady(f"The keys could not be read yet, and nobody is let in. {self._why}")
         return self._held
 
     def refresh(self) -> None:
@@ -139,6 +140,7 @@ class Keyring:
             NotReady: the database cannot be reached, or must not be used.
         """
         if self._held is None and (complaint := migrations.complaint(self._database)):
+            self._why = complaint
             raise NotReady(complaint)
         with self._lock, self._database.read() as session:
             changes = keys.changes(session)
