@@ -2,9 +2,12 @@
 
     GammabetaError
     ├── MalformedRequest          400  the bytes are not what the route reads
+    ├── Unauthorized              401  no key, or none that is good
+    ├── Forbidden                 403  the key lacks a scope
     ├── NotFound                  404
     │   ├── DatasetNotFound
     │   ├── JobNotFound
+    │   ├── KeyNotFound
     │   ├── ModelNotFound
     │   └── VersionNotFound
     ├── NotAcceptable             406
@@ -66,6 +69,18 @@ class MalformedRequest(GammabetaError):
     code = "malformed_request"
 
 
+class Unauthorized(GammabetaError):
+    """The service needs an API key. Send `Authorization: Bearer KEY`; the client takes it from GAMMABETA_API_KEY."""
+
+    code = "unauthorized"
+
+
+class Forbidden(GammabetaError):
+    """The key has no scope that allows this. Use another one, or make one with `gammabeta keys create --scope …`."""
+
+    code = "forbidden"
+
+
 class NotFound(GammabetaError):
     """There is nothing at this address. Look at GET /docs for what there is."""
 
@@ -82,6 +97,12 @@ class JobNotFound(NotFound):
     """There is no such job. GET /v1/jobs lists those that exist."""
 
     code = "job_not_found"
+
+
+class KeyNotFound(NotFound):
+    """There is no such key. GET /v1/keys lists those that exist."""
+
+    code = "key_not_found"
 
 
 class ModelNotFound(NotFound):

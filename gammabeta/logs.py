@@ -47,6 +47,12 @@ def set_up(*, level: str = "info", as_json: bool | None = None) -> None:
     )
 
 
+def of_request(name: str) -> None:
+    """From here on, lines that are written for this request, in its task and in those and the threads that it starts,
+    have its id."""
+    structlog.contextvars.bind_contextvars(request_id=name)
+
+
 def get(name: str) -> structlog.stdlib.BoundLogger:
     """The logger of a module."""
     logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)

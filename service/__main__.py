@@ -16,13 +16,17 @@ from pydantic import ValidationError
 
 from gammabeta import logs
 from gammabeta.errors import GammabetaError, NotReady
-from gammabeta.store import migrations
+from gammabeta.store import keys, migrations
 from gammabeta.store.blobs import open_blobs
 from gammabeta.store.engine import Database
 from service.app import Application, create_app
 from service.settings import ServiceSettings
 
 EX_CONFIG = 78
+NEEDS_KEY = (
+    "There must be an API key before GAMMABETA_HOST may be an address that others reach. Received: {host}, and no key "
+    "that works. Run: gammabeta keys create --name admin --scope admin --scope read --scope train --scope predict"
+)
 
 
 class Server(uvicorn.Server):
@@ -71,20 +75,22 @@ def described() -> str:
 
 
 def _complaint(settings: ServiceSettings) -> str | None:
-    if not settings.on_loopback:
-        return (
-            "GAMMABETA_HOST must be a loopback address, such as 127.0.0.1, since there are no API keys yet and whoever "
-            f"reaches the service may use it. Received: {settings.host}. To serve others, put a proxy that asks for "
-            "credentials before it, and name it in GAMMABETA_ALLOWED_HOSTS."
-        )
-    open_blobs(settings.resolved_blobs)
+    if (complaint := open_blobs(settings).complaint()) is not None:
+        return complaint
     database = Database(settings.resolved_database_url)
     try:
-        return migrations.complaint(database)
+        return migrations.complaint(database) or _keyless(database, settings)
     except NotReady:
-        return None  # it may come up later; until then /readyz says so
+        return None  # it may come up later; until then /readyz says so, and nobody is let in
     finally:
         database.dispose()
+
+
+def _keyless(database: Database, settings: ServiceSettings) -> str | None:
+    if settings.on_loopback:
+        return None
+    with database.read() as session:
+        return None if keys.any_works(session) else NEEDS_KEY.format(host=settings.host)
 
 
 def _serve(settings: ServiceSettings) -> None:

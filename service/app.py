@@ -1,17 +1,18 @@
 """The application: `create_app(settings)` wires it, its lifespan opens and closes what it needs.
 
-request ─► Guard (Host, Origin) ─► BodyLimits ─► Shortcuts ─► FastAPI ─► routes ─► gammabeta.store, runtime
-                                                     └─► predict, infer      └─► problems (every error)
+request ─► Traffic ─► Guard (Host, Origin) ─► BodyLimits ─► Shortcuts ─► FastAPI ─► access ─► routes ─► store, runtime
+                                                                └─► access ─► predict, infer   └─► problems (errors)
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import anyio.to_thread
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
@@ -21,23 +22,28 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import gammabeta
+from gammabeta.errors import NotReady
 from gammabeta.schemas.jobs import Event
 from gammabeta.store import events
-from gammabeta.store.blobs import FolderBlobs, open_blobs
+from gammabeta.store.blobs import open_blobs
 from gammabeta.store.engine import Database
-from service import openapi, problems
+from gammabeta.store.stored import Blobs
+from service import access, openapi, problems
 from service.background import running
+from service.backlog import Backlog
 from service.dependencies import Context
 from service.events import Tailer
 from service.guard import Guard
+from service.keyring import Keyring
 from service.limits import BodyLimits
 from service.openinference import routes as openinference
-from service.routes import datasets, jobs, models, networks, operations, predict, workers
+from service.routes import datasets, jobs, keys, models, networks, operations, predict, workers
 from service.runtime.batching import Limits
 from service.runtime.loading import Models, Preparing
 from service.runtime.predicting import Predictor
 from service.settings import ServiceSettings
 from service.shortcuts import Shortcuts
+from service.traffic import Traffic
 from service.upgrades import Upgrades
 
 DESCRIPTION = "Train networks with batch normalization over HTTP; serve them from the moving statistics."
@@ -74,8 +80,10 @@ class Application:
 def create_app(settings: ServiceSettings) -> Application:
     """The service. Nothing is opened before its lifespan begins."""
     api = _api(settings)
-    hot = Shortcuts(api, endpoints={**predict.ENDPOINTS, **openinference.ENDPOINTS})
-    return Application(api=api, front=Guard(BodyLimits(hot, settings=settings), hosts=settings.hosts))
+    hot = Shortcuts(api, endpoints={**predict.ENDPOINTS, **openinference.ENDPOINTS}, admit=access.predicting)
+    traffic = Traffic(Guard(BodyLimits(hot, settings=settings), hosts=settings.hosts))
+    api.state.traffic = traffic
+    return Application(api=api, front=traffic)
 
 
 def _api(settings: ServiceSettings) -> FastAPI:
@@ -92,47 +100,56 @@ def _api(settings: ServiceSettings) -> FastAPI:
     )
     app.state.settings = settings
     app.openapi = lambda: openapi.describe(app)  # type: ignore[method-assign]
-    for module in (datasets, jobs, models, predict, openinference, networks, workers, operations):
-        app.include_router(module.router)
+    for module in (datasets, jobs, models, predict, openinference, networks, keys, workers, operations):
+        app.include_router(module.router, dependencies=[access.GUARDED])
+    app.include_router(operations.probes)
     _add_page(app)
     problems.install(app)
+    access.check(app.routes)
     return app
 
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    context = _open(app.state.settings)
+    context = _open(app.state.settings, app.state.traffic)
     app.state.context = context
     settings = context.settings
     watch = partial(context.models.watch, every=settings.watch_seconds)
+    watch_keys = partial(context.keyring.watch, every=settings.watch_seconds)
     watch_schema = partial(context.upgrades.watch, every=settings.watch_schema_seconds)
+    with suppress(NotReady):  # /readyz says why, and the watch goes on trying
+        await anyio.to_thread.run_sync(context.keyring.refresh)
     try:
-        async with running(watch, context.tailer.run, watch_schema):
+        async with running(watch, watch_keys, context.tailer.run, watch_schema):
             yield
     finally:
         context.predictor.close()
         context.database.dispose()
 
 
-def _open(settings: ServiceSettings) -> Context:
-    database, blobs = Database(settings.resolved_database_url), open_blobs(settings.resolved_blobs)
+def _open(settings: ServiceSettings, traffic: Traffic) -> Context:
+    database, blobs = Database(settings.resolved_database_url), open_blobs(settings)
 
     def fetch(cursors: dict[str, int]) -> list[Event]:
         with database.read() as session:
             return [events.to_schema(row) for row in events.events_after(session, cursors)]
 
+    tailer = Tailer(fetch, every=settings.watch_seconds)
     return Context(
         settings=settings,
         database=database,
         blobs=blobs,
         models=_models(database, blobs, settings),
         predictor=_predictor(settings),
-        tailer=Tailer(fetch, every=settings.watch_seconds),
+        tailer=tailer,
+        keyring=Keyring(database, open_without=settings.on_loopback, on_change=tailer.look_up),
         upgrades=Upgrades(database),
+        traffic=traffic,
+        backlog=Backlog(database),
     )
 
 
-def _models(database: Database, blobs: FolderBlobs, settings: ServiceSettings) -> Models:
+def _models(database: Database, blobs: Blobs, settings: ServiceSettings) -> Models:
     preparing = Preparing(
         choice=settings.predict_engine, folded=settings.predict_fold, threads=settings.predict_threads
     )

@@ -12,19 +12,19 @@ import orjson
 from fastapi import Depends, Header, Request
 
 from gammabeta.schemas.base import Name
-from gammabeta.store.blobs import FolderBlobs
 from gammabeta.store.engine import Database
+from gammabeta.store.stored import Blobs
 from service import bodies
+from service.backlog import Backlog
 from service.events import Tailer
+from service.keyring import Keyring
 from service.runtime.loading import Models
 from service.runtime.predicting import Predictor
 from service.settings import ServiceSettings
+from service.traffic import Traffic
 from service.upgrades import Upgrades
 
 T = TypeVar("T")
-
-OWNER = "local"
-"""Whose requests these are, as long as there are no keys."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +33,19 @@ class Context:
 
     settings: ServiceSettings
     database: Database
-    blobs: FolderBlobs
+    blobs: Blobs
     models: Models
     predictor: Predictor
     tailer: Tailer
+    keyring: Keyring
     upgrades: Upgrades
+    traffic: Traffic
+    backlog: Backlog
     threads: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(16))
     """For async routes that reach database or disk: of their own, so that they never wait for the plain routes."""
+
+    scraping: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(1))
+    """For the text of metrics: one at a time, and none waits for a database."""
 
     async def in_thread(self, work: Callable[..., T], *args: Any) -> T:
         """Run blocking work beside the event loop."""

@@ -78,9 +78,18 @@ class Tailer:
                 log.warning("events not read, trying again", error=error.message)
             await asyncio.sleep(self._every)
 
+    @property
+    def streams(self) -> int:
+        """How many are open."""
+        return len(self._subscriptions)
+
     def stop(self) -> None:
         """End every stream, so that the service can stop without waiting for its followers."""
         self.stopped = True
+        self.look_up()
+
+    def look_up(self) -> None:
+        """Let every stream look whether it may go on."""
         for each in self._subscriptions:
             each.wake()
 
@@ -109,12 +118,17 @@ class Tailer:
             each.offer(of_job.get(each.job_id, []))
 
 
-async def stream(tailer: Tailer, job_id: str, *, after: int, heartbeat: float) -> AsyncIterator[bytes]:
-    """The events of a running job as server-sent events, until its last one, or until the service stops."""
+async def stream(
+    tailer: Tailer, job_id: str, *, after: int, heartbeat: float, allowed: Callable[[], bool] = lambda: True
+) -> AsyncIterator[bytes]:
+    """The events of a running job as server-sent events, until its last one, until the service stops, or until the
+    reader is not allowed to read on."""
     yield b"retry: 1000\n\n"
     with tailer.subscribed(job_id, after) as subscription:
         while not tailer.stopped:
             events = await subscription.batch(patience=heartbeat)
+            if not allowed():
+                return
             if not events:
                 yield b": waiting\n\n"
             for event in events:

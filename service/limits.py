@@ -17,6 +17,8 @@ from service.settings import ServiceSettings
 
 UNREAD = (408, 413)
 """The answers that come before the body has."""
+BEFORE_READING = (401, 403)
+"""Those that mostly do."""
 
 
 class BodyLimits:
@@ -39,7 +41,7 @@ class BodyLimits:
             await problems.of(too_large(limit, int(declared)))(scope, receive, _closing(send))
         else:
             arriving = Arriving(receive, limit=limit, seconds=self.settings.body_seconds, in_all=in_all)
-            await self.app(scope, arriving.receive, _answering(send, arriving))
+            await self.app(scope, arriving.receive, _answering(send, arriving, has_body=_has_body(scope)))
 
 
 def limit_of(method: str, path: str, settings: ServiceSettings) -> tuple[int, bool]:
@@ -49,6 +51,10 @@ def limit_of(method: str, path: str, settings: ServiceSettings) -> tuple[int, bo
     if path == "/v1/datasets" and method == "POST":
         return settings.max_upload_bytes, False
     return settings.max_json_bytes, True
+
+
+def _has_body(scope: Scope) -> bool:
+    return header(scope, b"content-length") not in (None, "0") or header(scope, b"transfer-encoding") is not None
 
 
 def _closing(send: Send) -> Send:
@@ -62,13 +68,13 @@ def _closing(send: Send) -> Send:
     return closing
 
 
-def _answering(send: Send, arriving: Arriving) -> Send:
+def _answering(send: Send, arriving: Arriving, *, has_body: bool) -> Send:
     closing = _closing(send)
 
     async def choosing(message: Message) -> None:
         if message["type"] == "http.response.start":
-            arriving.settled = True
-            if message["status"] in UNREAD:
+            unread, arriving.settled = has_body and not arriving.settled, True
+            if message["status"] in UNREAD or (unread and message["status"] in BEFORE_READING):
                 await closing(message)
                 return
         await send(message)

@@ -18,8 +18,10 @@ from pydantic import Field
 from gammabeta.schemas.base import Request
 from gammabeta.schemas.inference import InferenceError, InferenceRequest
 from gammabeta.schemas.jobs import JobRequest
+from gammabeta.schemas.keys import KeyRequest, Scope
 from gammabeta.schemas.models import AliasRequest
 from gammabeta.schemas.problems import Problem
+from service import access
 from service.problems import MEDIA_TYPE, of_protocol
 
 
@@ -34,11 +36,18 @@ class PredictRequest(Request):
 BODIES: dict[str, Any] = {
     "submit_job": JobRequest,
     "set_alias": AliasRequest,
+    "create_key": KeyRequest,
     "predict": PredictRequest,
     "infer": InferenceRequest,
     "infer_of_version": InferenceRequest,
 }
 """By the name of the route, as JSON. What else a route reads stands in its `openapi_extra`."""
+BEARER = {
+    "type": "http",
+    "scheme": "bearer",
+    "bearerFormat": "gb_…",
+    "description": "An API key, made by `gammabeta keys create`. On loopback none is asked for before there is one.",
+}
 _PAPER = "/paper/"
 
 
@@ -57,9 +66,12 @@ def describe(app: FastAPI) -> dict[str, Any]:
             content = paper["content"] | own.get("content", {})
             operations[name]["requestBody"] = paper | own | {"content": content}
         document["paths"] = {path: each for path, each in document["paths"].items() if not path.startswith(_PAPER)}
+        document["components"]["securitySchemes"] = {"key": BEARER}
         for path, each in document["paths"].items():
-            for operation in each.values():
+            for method, operation in each.items():
                 _say_errors(operation, of_protocol(path))
+                if path not in access.OPEN:
+                    _say_scopes(operation, method)
         for unused in ("HTTPValidationError", "ValidationError"):
             document["components"]["schemas"].pop(unused, None)
         app.openapi_schema = document
@@ -88,6 +100,12 @@ def _taking(kind: Any) -> Callable[..., None]:
 
     endpoint.__annotations__["body"] = kind
     return endpoint
+
+
+def _say_scopes(operation: dict[str, Any], method: str) -> None:
+    """Each entry is enough by itself."""
+    rule = access.rule_of(operation["operationId"], [method.upper()]) or frozenset()
+    operation["security"] = [{"key": [scope.value]} for scope in Scope if scope in rule]
 
 
 def _say_errors(operation: dict[str, Any], of_protocol: bool) -> None:

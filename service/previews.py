@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gammabeta.schemas.datasets import DatasetManifest, Feature, Split
-from gammabeta.store.blobs import FolderBlobs
+from gammabeta.store.stored import Blobs
 
 
-def first_rows(manifest: DatasetManifest, split: Split, count: int, blobs: FolderBlobs) -> list[dict[str, object]]:
+def first_rows(manifest: DatasetManifest, split: Split, count: int, blobs: Blobs) -> list[dict[str, object]]:
     """Rows by feature name, the target under its own; categories and classes by their labels, null where missing."""
     files = manifest.splits[split]
     x, y = _head(blobs, files.x.sha256, count), _head(blobs, files.y.sha256, count)
@@ -21,7 +21,7 @@ def first_rows(manifest: DatasetManifest, split: Split, count: int, blobs: Folde
     return [{**_features(row, manifest), manifest.target.name: target} for row, target in zip(x, targets, strict=True)]
 
 
-def _head(blobs: FolderBlobs, sha256: str, count: int) -> NDArray[Any]:
+def _head(blobs: Blobs, sha256: str, count: int) -> NDArray[Any]:
     array: NDArray[Any] = np.load(blobs.path(sha256), mmap_mode="r", allow_pickle=False)
     return array[:count]
 

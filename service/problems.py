@@ -32,9 +32,12 @@ MEDIA_TYPE = "application/problem+json"
 STATUS: dict[type[GammabetaError], int] = {
     errors.GammabetaError: 500,
     errors.MalformedRequest: 400,
+    errors.Unauthorized: 401,
+    errors.Forbidden: 403,
     errors.NotFound: 404,
     errors.DatasetNotFound: 404,
     errors.JobNotFound: 404,
+    errors.KeyNotFound: 404,
     errors.ModelNotFound: 404,
     errors.VersionNotFound: 404,
     errors.NotAcceptable: 406,
@@ -75,7 +78,6 @@ def of(error: GammabetaError) -> Response:
     """The problem that an error of the tree is."""
     code = error.reason if isinstance(error, errors.DatasetInvalid) else error.code
     fields = error.errors if isinstance(error, errors.InvalidRequest) else ()
-    headers = {"Retry-After": f"{max(1, round(error.retry_after))}"} if isinstance(error, errors.NotReady) else {}
     return respond(
         STATUS[type(error)],
         code,
@@ -84,8 +86,17 @@ def of(error: GammabetaError) -> Response:
             ProblemField(field=each.field, message=each.message, received=each.received, code=each.code)
             for each in fields
         ),
-        headers=headers,
+        headers=_headers(error),
     )
+
+
+def _headers(error: GammabetaError) -> dict[str, str]:
+    match error:
+        case errors.NotReady():
+            return {"Retry-After": f"{max(1, round(error.retry_after))}"}
+        case errors.Unauthorized():
+            return {"WWW-Authenticate": "Bearer"}
+    return {}
 
 
 def respond(

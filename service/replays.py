@@ -10,22 +10,23 @@ from fastapi.responses import Response
 
 from gammabeta.store import idempotency
 from gammabeta.store.engine import Session
-from gammabeta.store.tables import DEFAULT_PROJECT
-from service.dependencies import OWNER
+from service.keyring import Caller
 
 
-def given(session: Session, key: str | None, request_hash: str) -> dict[str, Any] | None:
+def given(session: Session, caller: Caller, key: str | None, request_hash: str) -> dict[str, Any] | None:
     """What was answered when the request came under this key before. It may be asked where nothing can be written; None
     is no promise that `once` will have to create.
 
     Raises:
         IdempotencyConflict: the key came with another request.
     """
-    stored = None if key is None else idempotency.peek(session, DEFAULT_PROJECT, OWNER, key, request_hash)
+    stored = None if key is None else idempotency.peek(session, caller.project_id, caller.owner_id, key, request_hash)
     return None if stored is None else stored.body
 
 
-def once(session: Session, key: str | None, request_hash: str, create: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def once(
+    session: Session, caller: Caller, key: str | None, request_hash: str, create: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
     """What `create` answers, or what it answered when the request came under this key before.
 
     Raises:
@@ -33,11 +34,11 @@ def once(session: Session, key: str | None, request_hash: str, create: Callable[
     """
     if key is None:
         return create()
-    stored = idempotency.find(session, DEFAULT_PROJECT, OWNER, key, request_hash)
+    stored = idempotency.find(session, caller.project_id, caller.owner_id, key, request_hash)
     if stored is not None:
         return stored.body
     answer = create()
-    idempotency.remember(session, DEFAULT_PROJECT, OWNER, key, status=202, body=answer)
+    idempotency.remember(session, caller.project_id, caller.owner_id, key, status=202, body=answer)
     return answer
 
 

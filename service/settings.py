@@ -19,11 +19,12 @@ class ServiceSettings(StoreSettings):
     """Where the service listens, how much it takes, and how it predicts."""
 
     host: str = "127.0.0.1"
-    """The address to listen on. Only loopback addresses are served, since there are no API keys yet."""
+    """The address to listen on. One that is not of loopback needs an API key: `gammabeta keys create`."""
     port: int = Field(default=8000, ge=0, le=65_535)
     """The port to listen on; 0 takes a free one."""
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
-    """Host names, besides those of loopback, by which requests may address the service; separated by commas."""
+    """Host names, besides `GAMMABETA_HOST` and those of loopback, by which requests may address the service; separated
+    by commas."""
     max_upload_bytes: int = Field(default=2 * 1024**3, gt=0)
     """The largest file that is taken."""
     max_predict_bytes: int = Field(default=64 * 1024**2, gt=0)
@@ -36,7 +37,7 @@ class ServiceSettings(StoreSettings):
     max_queued: int | None = Field(default=None, ge=1)
     """How many jobs may be queued, ingestions included; one more is refused with 429. By default any number."""
     max_queued_per_key: int | None = Field(default=None, ge=1)
-    """The same for the jobs of one key; as long as there are no keys, all requests have the same one."""
+    """The same for the jobs of one key, or of all keys of one owner."""
     max_job_memory_bytes: int = Field(default=64 * 1024**3, gt=0)
     """The most memory that a job may need, as the dry run estimates it."""
     predict_threads: int = Field(default=1, ge=1, le=256)
@@ -112,4 +113,5 @@ class ServiceSettings(StoreSettings):
     @property
     def hosts(self) -> frozenset[str]:
         """Every name by which requests may address the service, in lower case and without a port."""
-        return frozenset(host.lower() for host in (*LOOPBACK_HOSTS, *self.allowed_hosts))
+        own = f"[{self.host.strip('[]')}]" if ":" in self.host else self.host
+        return frozenset(host.lower() for host in (*LOOPBACK_HOSTS, own, *self.allowed_hosts))

@@ -28,8 +28,8 @@ from gammabeta.schemas.resolution import Resolved, memory_bytes, resolve
 from gammabeta.schemas.resolution import dry_run as dry_run_of
 from gammabeta.store import datasets, jobs, models
 from gammabeta.store.engine import Session
-from gammabeta.store.tables import DEFAULT_PROJECT, DatasetRow
-from service.dependencies import OWNER
+from gammabeta.store.tables import DatasetRow
+from service.keyring import Caller
 from service.settings import ServiceSettings
 
 Submission: TypeAlias = TrainRequest | PredictDatasetRequest
@@ -49,15 +49,15 @@ def validated(body: Any) -> Submission:
         raise invalid(exc) from exc
 
 
-def dry_run(session: Session, settings: ServiceSettings, request: Submission) -> DryRun | PredictDryRun:
+def dry_run(session: Session, settings: ServiceSettings, caller: Caller, request: Submission) -> DryRun | PredictDryRun:
     """What the submission would do. It raises what the submission would."""
-    row, manifest = _ready_dataset(session, request.dataset)
+    row, manifest = _ready_dataset(session, caller, request.dataset)
     if isinstance(request, PredictDatasetRequest):
-        return readings.dry_run(*_predicting(session, request, row, manifest), manifest)
+        return readings.dry_run(*_predicting(session, caller, request, row, manifest), manifest)
     return dry_run_of(_training(settings, request, row, manifest), manifest)
 
 
-def new_job(session: Session, settings: ServiceSettings, request: Submission) -> jobs.NewJob:
+def new_job(session: Session, settings: ServiceSettings, caller: Caller, request: Submission) -> jobs.NewJob:
     """The job to be queued.
 
     Raises:
@@ -65,18 +65,18 @@ def new_job(session: Session, settings: ServiceSettings, request: Submission) ->
         DatasetNotFound, ModelNotFound, VersionNotFound.
         WrongState: the data set is not ready.
     """
-    row, manifest = _ready_dataset(session, request.dataset)
+    row, manifest = _ready_dataset(session, caller, request.dataset)
     resolved: Any
     if isinstance(request, PredictDatasetRequest):
-        resolved, devices = _predicting(session, request, row, manifest)[0], 1
+        resolved, devices = _predicting(session, caller, request, row, manifest)[0], 1
     else:
         resolved = _training(settings, request, row, manifest).request
         devices = resolved.resources.devices
     # Predictions too are in the lane of trainings: one of a whole data set may take hours, and compute as hard. In the
     # lane of uploads it would block each of them for so long.
     return jobs.NewJob(
-        project_id=DEFAULT_PROJECT,
-        owner_id=OWNER,
+        project_id=caller.project_id,
+        owner_id=caller.owner_id,
         kind=resolved.kind,
         lane=Lane.TRAIN,
         devices=devices,
@@ -102,15 +102,15 @@ def _training(settings: ServiceSettings, request: TrainRequest, row: DatasetRow,
 
 
 def _predicting(
-    session: Session, request: PredictDatasetRequest, row: DatasetRow, manifest: DatasetManifest
+    session: Session, caller: Caller, request: PredictDatasetRequest, row: DatasetRow, manifest: DatasetManifest
 ) -> tuple[ResolvedPredictRequest, Version]:
-    found = models.get_version(session, DEFAULT_PROJECT, request.model, version=request.version, alias=request.alias)
+    found = models.get_version(session, caller.project_id, request.model, version=request.version, alias=request.alias)
     version = models.version_schema(found)
     return readings.resolve(request, version=version, dataset_id=row.id, manifest=manifest), version
 
 
-def _ready_dataset(session: Session, id_or_name: str) -> tuple[DatasetRow, DatasetManifest]:
-    row = datasets.get(session, DEFAULT_PROJECT, id_or_name)
+def _ready_dataset(session: Session, caller: Caller, id_or_name: str) -> tuple[DatasetRow, DatasetManifest]:
+    row = datasets.get(session, caller.project_id, id_or_name)
     manifest = datasets.manifest(row)
     if row.state != "ready" or manifest is None:
         why = f" ({row.error_message})" if row.error_message else ""

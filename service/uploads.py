@@ -79,6 +79,7 @@ async def _copy(request: Request, context: Context, file: BinaryIO) -> tuple[int
 
     async for chunk in request.stream():
         size += len(chunk)
+        context.traffic.uploaded += len(chunk)
         block += chunk
         if len(block) >= BLOCK:
             await context.in_thread(flush)

@@ -16,6 +16,7 @@ OURS = ("gammabeta", "service", "worker")
 GROUND = {"gammabeta.errors", "gammabeta.failpoints", "gammabeta.files", "gammabeta.logs"}
 ALLOWED = {
     "gammabeta.errors": set(),
+    "gammabeta.exposition": set(),
     "gammabeta.failpoints": set(),
     "gammabeta.files": {"gammabeta.errors", "gammabeta.failpoints"},
     "gammabeta.logs": set(),
@@ -33,9 +34,17 @@ ALLOWED = {
         "gammabeta.nets",
         "gammabeta.schemas",
         "gammabeta.images",
+        "gammabeta.exposition",
         *GROUND,
     },
-    "worker": {"gammabeta.store", "gammabeta.nets", "gammabeta.schemas", "gammabeta.images", *GROUND},
+    "worker": {
+        "gammabeta.store",
+        "gammabeta.nets",
+        "gammabeta.schemas",
+        "gammabeta.images",
+        "gammabeta.exposition",
+        *GROUND,
+    },
 }
 """What each room may import besides itself."""
 
@@ -45,6 +54,7 @@ FOREIGN = {
     "onnxruntime": {"service"},
     "sqlalchemy": {"gammabeta.store"},
     "alembic": {"gammabeta.store"},
+    "obstore": {"gammabeta.store"},
     "polars": {"worker"},
     "PIL": {"gammabeta.images"},
     "simdjson": {"service"},
@@ -52,12 +62,13 @@ FOREIGN = {
     "fastapi": {"service"},
     "starlette": {"service"},
     "typer": {"gammabeta.cli"},
+    "prometheus_client": {"gammabeta.exposition", "service", "worker"},
 }
 """Which rooms may import a library."""
 
 TORCHLESS = (
     "__main__ settings supervisor slots attempts training_attempts ingestion_attempts prediction_attempts lease "
-    "children publishing keeping outbox inputs messages results ingestion deadlines leaving"
+    "children publishing keeping metrics outbox inputs messages results ingestion deadlines leaving"
 ).split()
 """The supervisor, the child that reads data sets, and what they say to each other."""
 STORELESS = (

@@ -1,5 +1,5 @@
 """`python -P -m worker`: run jobs until SIGTERM or SIGINT, then drain, so long and no longer; a second one leaves at
-once."""
+once. Exit 78: with these settings nothing can be stored."""
 
 from __future__ import annotations
 
@@ -12,23 +12,33 @@ from pydantic import ValidationError
 
 from gammabeta import logs
 from gammabeta.errors import GammabetaError
+from gammabeta.store.blobs import open_blobs
 from worker import leaving
 from worker.children import Children
 from worker.settings import WorkerSettings, forget_environment
 from worker.supervisor import Supervisor
+
+EX_CONFIG = 78
 
 
 def main(children: Children | None = None) -> int:
     """The exit status. `children`: how to start them, where it is not as usual."""
     try:
         settings = WorkerSettings()
+        blobs = open_blobs(settings)  # it reads credentials, which are forgotten before anything is started
     except ValidationError as error:
         print(error, file=sys.stderr)
         return 2
+    except GammabetaError as error:
+        print(error, file=sys.stderr)
+        return EX_CONFIG
     forget_environment()
     logs.set_up(level=settings.log_level)
+    if (complaint := blobs.complaint()) is not None:
+        print(complaint, file=sys.stderr)
+        return EX_CONFIG
     try:
-        supervisor = Supervisor(settings, children or Children())
+        supervisor = Supervisor(settings, children or Children(), blobs)
         _handle_signals(supervisor)
         with leaving.in_time(supervisor.draining, seconds=settings.stop_seconds, leave=lambda: os._exit(1)):
             supervisor.run()

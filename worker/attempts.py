@@ -15,7 +15,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,21 +24,25 @@ from gammabeta.errors import ArtifactCorrupt, NoSpace, NotFound, NotReady
 from gammabeta.failpoints import Failpoint
 from gammabeta.files import no_space
 from gammabeta.store import checkpoints, jobs
-from gammabeta.store.blobs import FolderBlobs
 from gammabeta.store.engine import Database, Session
 from gammabeta.store.jobs import Claim, Outcome
+from gammabeta.store.stored import Blobs
 from worker import keeping
 from worker.children import Child, Children, Death
 from worker.deadlines import EXCEEDED, Deadline
 from worker.inputs import Inputs
 from worker.lease import Lease
 from worker.messages import Failed, Order, Progress, Report, StopReason, Warned
+from worker.metrics import Metrics
 from worker.outbox import Outbox
 from worker.settings import WorkerSettings
 
 log = logs.get(__name__)
 
 T = TypeVar("T")
+
+SUCCESS, LOST = "success", "lost"
+"""How an attempt ended that published, and one of which nothing was written, since another one has the job."""
 
 _STOPPED: dict[StopReason, Outcome] = {"cancel": Outcome.CANCEL, "pause": Outcome.PAUSE, "drain": Outcome.DRAIN}
 
@@ -49,11 +53,12 @@ class Surroundings:
 
     settings: WorkerSettings
     db: Database
-    blobs: FolderBlobs
+    blobs: Blobs
     inputs: Inputs
     children: Children
     scratch: Path
     draining: threading.Event
+    metrics: Metrics = field(default_factory=Metrics)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +82,14 @@ class Attempt(ABC):
         self.settings, self.blobs = around.settings, around.blobs
         self.outbox = Outbox(claim)
         self.scratch = around.scratch / f"{claim.job_id}-f{claim.fence}"
-        self.lease = Lease(around.db, claim, around.settings, on_lost=self._kill)
+        self.lease = Lease(around.db, claim, around.settings, on_lost=self._kill, metrics=around.metrics)
         self.deadline = Deadline(claim.request.get("max_seconds"), on_passed=self._kill)
         self._child: Child | None = None
         self.asked: StopReason | None = None
+        self.outcome = LOST
+        """How it ended, once that is written."""
+        self.step = 0
+        """The last that was counted."""
         self._patience = 0.0
         self._flushed = 0.0
 
@@ -90,7 +99,7 @@ class Attempt(ABC):
 
         Raises:
             ArtifactCorrupt, NotFound: what it would need is not what it was, or not there.
-            NotReady: the database is away.
+            NotReady: the database or the blobs are away.
         """
 
     @abstractmethod
@@ -101,9 +110,14 @@ class Attempt(ABC):
         """Take in a report that is not the last."""
         match report:
             case Progress():
+                self._count(report.step)
                 self.lease.report(report.model_dump(mode="json", exclude={"type"}))
             case Warned():
                 self.outbox.warning(report.code, report.message)
+
+    def _count(self, step: int) -> None:
+        self.around.metrics.steps.labels(self.claim.kind).inc(max(0, step - self.step))
+        self.step = step
 
     @abstractmethod
     def conclude(self, last: Report) -> Publish | Stop:
@@ -136,7 +150,8 @@ class Attempt(ABC):
     def give_up(self, message: str) -> None:
         """End the job after an error of the worker itself."""
         with self.around.db.write() as session:
-            self._stop(session, Stop(outcome=Outcome.FAILURE, reason="internal_error", message=message))
+            outcome = self._stop(session, Stop(outcome=Outcome.FAILURE, reason="internal_error", message=message))
+        self.outcome = outcome
 
     # ── the child ──
 
@@ -174,14 +189,14 @@ class Attempt(ABC):
             self.scratch.mkdir(parents=True)
 
     def _patiently(self, step: Callable[[], T]) -> T:
-        """Its answer, for as long as it takes until the database answers or the fence is lost."""
+        """Its answer, for as long as it takes until database and blobs answer or the fence is lost."""
         while True:
             try:
                 return step()
             except ArtifactCorrupt:  # a NotReady that waiting does not mend
                 raise
             except NotReady as error:
-                log.warning("waiting for the database", job=self.claim.job_id, why=str(error))
+                log.warning("waiting for database or blobs", job=self.claim.job_id, why=str(error))
                 if self.lease.lost.wait(min(1, self.settings.heartbeat_seconds)):
                     raise
 
@@ -272,7 +287,8 @@ class Attempt(ABC):
         while not self.lease.lost.is_set():
             try:
                 with self.lease.last_word(), self.around.db.write() as session:
-                    self._write(session, ending)
+                    outcome = self._write(session, ending)
+                self.outcome = outcome
                 stopped = isinstance(ending, Stop)
                 failpoints.reached(Failpoint.STOP_AFTER_COMMIT if stopped else Failpoint.PUBLISH_AFTER_COMMIT)
                 return
@@ -280,18 +296,19 @@ class Attempt(ABC):
                 log.warning("end of attempt not written", job=self.claim.job_id, why=str(error))
             self.lease.lost.wait(1)
 
-    def _write(self, session: Session, ending: Publish | Stop) -> None:
+    def _write(self, session: Session, ending: Publish | Stop) -> str:
+        """The outcome."""
         if self.lease.renew_within(session) is None or not self.outbox.write(session):
             log.warning("fence lost", job=self.claim.job_id, fence=self.claim.fence)
-            return
+            return LOST
         if isinstance(ending, Stop):
-            self._stop(session, ending)
-        elif ending(session):
+            return self._stop(session, ending)
+        if ending(session):
             log.info("published", job=self.claim.job_id, fence=self.claim.fence)
-        else:
-            self._stop(session, Stop(outcome=Outcome.CANCEL))
+            return SUCCESS
+        return self._stop(session, Stop(outcome=Outcome.CANCEL))
 
-    def _stop(self, session: Session, stop: Stop) -> None:
+    def _stop(self, session: Session, stop: Stop) -> str:
         state = jobs.stop(
             session,
             job_id=self.claim.job_id,
@@ -303,3 +320,4 @@ class Attempt(ABC):
         )
         failpoints.reached(Failpoint.STOP_BEFORE_COMMIT)
         log.info("attempt ended", job=self.claim.job_id, outcome=stop.outcome.value, reason=stop.reason, state=state)
+        return LOST if state is None else stop.outcome.value

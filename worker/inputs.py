@@ -7,9 +7,9 @@ from pathlib import Path
 from gammabeta.errors import ArtifactCorrupt
 from gammabeta.schemas.datasets import DatasetManifest
 from gammabeta.store import datasets
-from gammabeta.store.blobs import FolderBlobs
 from gammabeta.store.engine import Session
 from gammabeta.store.jobs import Claim
+from gammabeta.store.stored import Blobs
 
 
 def manifest_of(session: Session, claim: Claim) -> DatasetManifest:
@@ -30,7 +30,7 @@ class Inputs:
     """The arrays that attempts map. A file is hashed when it is first used and whenever it looks touched since. Used by
     the threads of all slots; at worst two of them hash the same file."""
 
-    def __init__(self, blobs: FolderBlobs) -> None:
+    def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
         self._seen: dict[str, tuple[int, ...]] = {}
 

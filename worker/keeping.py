@@ -6,9 +6,7 @@ trainer's folder ──► jobs/<job>/f<fence>/ckpt-<step> ──► row        
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,10 +14,10 @@ from gammabeta import failpoints, logs
 from gammabeta.errors import ArtifactCorrupt
 from gammabeta.failpoints import Failpoint
 from gammabeta.schemas.jobs import JobState
-from gammabeta.store import checkpoints, datasets, jobs
-from gammabeta.store.blobs import FolderBlobs
+from gammabeta.store import checkpoints, datasets, jobs, references
 from gammabeta.store.engine import Database, Session
 from gammabeta.store.jobs import Claim
+from gammabeta.store.stored import ASIDE, Blobs, Kept
 from gammabeta.store.tables import DatasetRow, JobRow, now_ms
 from worker.deadlines import EXCEEDED
 
@@ -31,7 +29,7 @@ RETRY_DAYS = 7
 """How long the checkpoints stay of a job that failed by its deadline, for a retry to go on from."""
 
 
-def store(blobs: FolderBlobs, claim: Claim, folder: Path, *, step: int, lease_ms: int) -> Callable[[Session], bool]:
+def store(blobs: Blobs, claim: Claim, folder: Path, *, step: int, lease_ms: int) -> Callable[[Session], bool]:
     """Take a checkpoint over. The write that makes it known.
 
     Raises:
@@ -59,7 +57,7 @@ def store(blobs: FolderBlobs, claim: Claim, folder: Path, *, step: int, lease_ms
     return write
 
 
-def newest_sound(db: Database, blobs: FolderBlobs, job_id: str) -> Path | None:
+def newest_sound(db: Database, blobs: Blobs, job_id: str) -> Path | None:
     """The folder to go on from: the newest checkpoint whose bytes are what they were. None: from the beginning."""
     with db.read() as session:
         rows = checkpoints.checkpoints_of(session, job_id)
@@ -71,7 +69,7 @@ def newest_sound(db: Database, blobs: FolderBlobs, job_id: str) -> Path | None:
     return None
 
 
-def prune(db: Database, blobs: FolderBlobs, claim: Claim) -> None:
+def prune(db: Database, blobs: Blobs, claim: Claim) -> None:
     """Drop all but the newest two: first the rows, so that none names what is not there."""
     with db.write() as session:
         dropped = checkpoints.forget_older(session, job_id=claim.job_id, fence=claim.fence, kept=KEPT)
@@ -80,7 +78,7 @@ def prune(db: Database, blobs: FolderBlobs, claim: Claim) -> None:
         blobs.delete_prefix(uri)
 
 
-def drop_if_ended(db: Database, blobs: FolderBlobs, job_id: str) -> bool:
+def drop_if_ended(db: Database, blobs: Blobs, job_id: str) -> bool:
     """Remove what only a job that goes on would need. Whether it was removed."""
     with db.write() as session:
         row = session.get(JobRow, job_id)
@@ -90,7 +88,7 @@ def drop_if_ended(db: Database, blobs: FolderBlobs, job_id: str) -> bool:
         checkpoints.forget(session, job_id, fence=fence)
         # Inside the transaction, so that the file of a second upload, which comes to the same place, is not taken.
         if row.kind == jobs.INGEST and row.dataset_id and datasets.upload_is_read(session, row.dataset_id):
-            blobs.delete(f"uploads/{row.dataset_id}")
+            blobs.delete_upload(row.dataset_id)
     failpoints.reached(Failpoint.CLEANUP_MID)
     _drop_attempts(blobs, job_id, fence)
     return True
@@ -103,41 +101,50 @@ def _goes_on_if_retried(session: Session, row: JobRow) -> bool:
     return (session.scalar(now_ms()) or 0) - ended_ms < RETRY_DAYS * 86_400_000
 
 
-def _drop_attempts(blobs: FolderBlobs, job_id: str, fence: int) -> None:
+def _drop_attempts(blobs: Blobs, job_id: str, fence: int) -> None:
     """The folders of attempts up to this one: a job that is retried at this moment writes beside them."""
-    jobs_folder = blobs.root / "jobs" / job_id
-    for folder in jobs_folder.glob("f[0-9]*"):
-        if int(folder.name[1:]) <= fence:
-            blobs.delete_prefix(f"jobs/{job_id}/{folder.name}")
-    with contextlib.suppress(OSError):  # another attempt's folder is in it
-        jobs_folder.rmdir()
+    for name in blobs.names(f"jobs/{job_id}"):
+        if name[:1] == "f" and name[1:].isdecimal() and int(name[1:]) <= fence:
+            blobs.delete_prefix(f"jobs/{job_id}/{name}")
+    blobs.drop_empty(f"jobs/{job_id}")  # another attempt's folder may be in it
 
 
-def sweep(db: Database, blobs: FolderBlobs) -> None:
+def sweep(db: Database, blobs: Blobs, *, seconds: float = FORGOTTEN_SECONDS) -> None:
     """Remove what nobody is going to need: of jobs that ended without their worker, such as those cancelled while they
-    waited, files that no job is going to read, and what programs that were killed had begun to write."""
-    for folder in sorted((blobs.root / "jobs").glob("*")):
-        drop_if_ended(db, blobs, folder.name)
-    for upload in sorted((blobs.root / "uploads").glob("*")):
-        _sweep_upload(db, blobs, upload)
-    for begun in sorted((blobs.root / "tmp").glob("*")):
-        if _forgotten(begun):
-            blobs.delete_prefix(f"tmp/{begun.name}")
+    waited, files that no job is going to read, blobs that no row names, and what programs that were killed had begun to
+    write. `seconds`: how long nobody must have touched what no row tells of."""
+    for job_id in blobs.names("jobs"):
+        drop_if_ended(db, blobs, job_id)
+    for upload in list(blobs.listed("uploads")):
+        _sweep_upload(db, blobs, upload, seconds=seconds)
+    _sweep_orphans(db, blobs, seconds=seconds)
+    blobs.tidy(seconds=seconds)
 
 
-def _sweep_upload(db: Database, blobs: FolderBlobs, upload: Path) -> None:
+def _sweep_orphans(db: Database, blobs: Blobs, *, seconds: float) -> None:
+    """Set aside the blobs that no row names, and remove what has been aside for as long. `stored.py` says why nothing
+    that is published meanwhile is lost: what is old is listed first, and the rows are read after that."""
+    aside = [kept.key for kept in blobs.listed(ASIDE) if kept.age > seconds]
+    old = [kept.name for kept in blobs.listed("sha256") if kept.age > seconds]
+    with db.read() as session:
+        named = references.named_blobs(session)
+    for key in aside:
+        _, sha256, _ = key.split("/")
+        if sha256 in named:
+            blobs.bring_back(sha256)
+        blobs.delete(key)
+        blobs.drop_empty(f"{ASIDE}/{sha256}")
+    for sha256 in old:
+        if sha256 not in named:
+            log.info("blob set aside", sha256=sha256)
+            blobs.set_aside(sha256)
+
+
+def _sweep_upload(db: Database, blobs: Blobs, upload: Kept, *, seconds: float) -> None:
     with db.write() as session:
         if session.get(DatasetRow, upload.name) is not None:
             over = datasets.upload_is_read(session, upload.name)
         else:  # still being received, deleted, or in its place before its data set is committed
-            over = _forgotten(upload)
+            over = upload.age > seconds
         if over:
-            blobs.delete(f"uploads/{upload.name}")
-
-
-def _forgotten(path: Path) -> bool:
-    """Whether nobody has written to it for a day. What is gone was not forgotten."""
-    try:
-        return time.time() - path.stat().st_mtime > FORGOTTEN_SECONDS
-    except FileNotFoundError:
-        return False
+            blobs.delete_upload(upload.name)

@@ -20,6 +20,7 @@ from gammabeta.errors import NoSpace, NotReady
 from gammabeta.failpoints import Failpoint
 from gammabeta.store import jobs
 from gammabeta.store.engine import Database, Session
+from worker.metrics import Metrics
 from worker.settings import WorkerSettings
 
 log = logs.get(__name__)
@@ -36,9 +37,16 @@ class Lease:
     """Held from its `with` to the end of it. `on_lost` is called at once, in the thread that finds out."""
 
     def __init__(
-        self, db: Database, claim: jobs.Claim, settings: WorkerSettings, *, on_lost: Callable[[], None]
+        self,
+        db: Database,
+        claim: jobs.Claim,
+        settings: WorkerSettings,
+        *,
+        on_lost: Callable[[], None],
+        metrics: Metrics | None = None,
     ) -> None:
         self._db, self._claim, self._settings, self._on_lost = db, claim, settings, on_lost
+        self._metrics = metrics or Metrics()
         self.flags = NOTHING_ASKED
         self.lost = threading.Event()
         self._closed = threading.Event()
@@ -71,6 +79,7 @@ class Lease:
         """The fence was found lost."""
         if not self.lost.is_set():
             log.warning("fence lost", job=self._claim.job_id, fence=self._claim.fence)
+            self._metrics.leases_lost.inc()
             self.lost.set()
             self._on_lost()
 
@@ -91,6 +100,7 @@ class Lease:
                 failpoints.reached(Failpoint.LEASE_BEFORE_COMMIT)
         except (NotReady, NoSpace) as error:
             self._answered = False
+            self._metrics.renewals_failed.inc()
             log.warning(
                 "lease not renewed", job=self._claim.job_id, blind_seconds=self._blind_seconds(), why=str(error)
             )

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from gammabeta.errors import ArtifactCorrupt
 from gammabeta.schemas.datasets import DatasetManifest
-from gammabeta.store.blobs import FolderBlobs
 from gammabeta.store.jobs import Claim
 from gammabeta.store.publishing import Publication
+from gammabeta.store.stored import Blobs
 from worker import results
 from worker.messages import MANIFEST
 
 
-def publication(folder: Path, claim: Claim, blobs: FolderBlobs) -> Publication:
+def publication(folder: Path, claim: Claim, blobs: Blobs) -> Publication:
     """A finished training.
 
     Raises:
@@ -42,7 +42,7 @@ def publication(folder: Path, claim: Claim, blobs: FolderBlobs) -> Publication:
     )
 
 
-def ingested(folder: Path, blobs: FolderBlobs, existing: DatasetManifest | None) -> DatasetManifest:
+def ingested(folder: Path, blobs: Blobs, existing: DatasetManifest | None) -> DatasetManifest:
     """A file that was read; its arrays are blobs afterwards.
 
     Raises:

@@ -42,7 +42,7 @@ class WorkerSettings(StoreSettings):
     default any number. Give every worker the same."""
 
     max_running_per_key: int | None = Field(default=None, ge=1)
-    """The same for those of one key; as long as there are no keys, all requests have the same one."""
+    """The same for those of one key, or of all keys of one owner."""
 
     heartbeat_seconds: float = Field(default=5, gt=0)
     """How often the lease of a running job is renewed."""
@@ -84,6 +84,13 @@ class WorkerSettings(StoreSettings):
 
     ingest_decoded_bytes: int = Field(default=8 << 30, ge=1)
     """The most bytes of a data set as arrays."""
+
+    metrics_host: str = "127.0.0.1"
+    """The address at which metrics are told. Whoever reaches it may read them: they name kinds of jobs, and nothing of
+    data or models."""
+
+    metrics_port: int | None = Field(default=None, ge=0, le=65_535)
+    """The port of `GET /metrics`; 0 takes a free one. By default metrics are not told."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """How much is logged: debug, info, warning or error."""

@@ -10,6 +10,7 @@ import random
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 from gammabeta import failpoints, logs
@@ -92,8 +93,11 @@ class Slot(threading.Thread):
             return False
         failpoints.reached(Failpoint.AFTER_CLAIM)
         self.job = claim.job_id
+        metrics = self._around.metrics
+        metrics.claims.labels(self.lane.value, claim.kind).inc()
         try:
-            self._attempt(claim)
+            with metrics.running.labels(claim.kind).track_inprogress():
+                self._attempt(claim)
         finally:
             self.job = None
         return True
@@ -114,13 +118,15 @@ class Slot(threading.Thread):
             return claim
 
     def _attempt(self, claim: Claim) -> None:
-        attempt = self._attempt_at(claim)
+        attempt, began = self._attempt_at(claim), time.monotonic()
         try:
             attempt.run()
         except Exception as error:
             log.exception("attempt failed", job=claim.job_id, fence=claim.fence)
             self._give_up(attempt, error)
         finally:
+            took = self._around.metrics.attempts.labels(claim.kind, attempt.outcome)
+            took.observe(time.monotonic() - began)
             attempt.clean()
 
     def _attempt_at(self, claim: Claim) -> Attempt:

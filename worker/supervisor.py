@@ -28,14 +28,15 @@ from gammabeta.errors import NoSpace, NotReady
 from gammabeta.failpoints import Failpoint
 from gammabeta.schemas.jobs import Lane
 from gammabeta.store import hints, jobs, migrations, workers
-from gammabeta.store.blobs import open_blobs
 from gammabeta.store.engine import Database, Session
+from gammabeta.store.stored import Blobs
 from gammabeta.store.tables import now_ms
 from worker import keeping
 from worker.attempts import Surroundings
 from worker.children import Children
 from worker.inputs import Inputs
 from worker.lease import boot_seconds
+from worker.metrics import Metrics, listening
 from worker.settings import WorkerSettings
 from worker.slots import Slot, devices
 
@@ -47,14 +48,15 @@ SWEEP_SECONDS = 600
 class Supervisor:
     """One worker program. `run` in the main thread; `drain` from anywhere."""
 
-    def __init__(self, settings: WorkerSettings, children: Children) -> None:
+    def __init__(self, settings: WorkerSettings, children: Children, blobs: Blobs) -> None:
         self.settings = settings
         self.id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self.draining = threading.Event()
         self._db = Database(settings.resolved_database_url)
-        self._blobs = open_blobs(settings.resolved_blobs)
+        self._blobs = blobs
         self._children = children
         self._reaper = Reaper(self._db, settings)
+        self._metrics = Metrics()
         self._complaint: str | None = None
 
     def drain(self) -> None:
@@ -66,7 +68,14 @@ class Supervisor:
 
         Raises:
             NotReady: the database does not serve this version, or no more.
+            ValueError: metrics cannot be told where the settings say.
         """
+        with listening(self._metrics, host=self.settings.metrics_host, port=self.settings.metrics_port):
+            self._work()
+        if self._complaint is not None:
+            raise NotReady(self._complaint)
+
+    def _work(self) -> None:
         self._wait_for_database()
         with own_scratch(self.settings.home / "scratch", self.id) as scratch:
             names = devices(self.settings)
@@ -74,6 +83,7 @@ class Supervisor:
                 self._children.warm()
             slots = self._slots(names, scratch)
             for slot in slots:
+                self._metrics.slots.labels(slot.lane.value).inc()
                 slot.start()
             log.info("worker ready", worker=self.id, devices=names)
             try:
@@ -91,8 +101,6 @@ class Supervisor:
                 self._attempted("worker not signed off", self._forget)
         log.info("worker ended", worker=self.id)
         self._db.dispose()
-        if self._complaint is not None:
-            raise NotReady(self._complaint)
 
     def _wait_for_database(self) -> None:
         while not self.draining.is_set():
@@ -115,6 +123,7 @@ class Supervisor:
             children=self._children,
             scratch=scratch,
             draining=self.draining,
+            metrics=self._metrics,
         )
         trains = [
             Slot(f"train-{rank}", lane=Lane.TRAIN, device=device, worker_id=self.id, around=around)
@@ -185,6 +194,7 @@ class Supervisor:
 
     def _reap(self) -> None:
         for job_id in self._reaper.reap():
+            self._metrics.reaped.inc()
             keeping.drop_if_ended(self._db, self._blobs, job_id)
 
     def _forget(self) -> None:

@@ -66,6 +66,7 @@ class TrainingAttempt(Attempt):
 
     def _started(self, report: messages.Started) -> None:
         self._has_begun = True
+        self.step = report.resumed_at or 0
         if report.resumed_at is not None:
             self.outbox.event("resumed", {"step": report.resumed_at})
         self.outbox.event("started", {"device": report.device, "steps": report.steps, "pid": self.child_pid})
@@ -74,13 +75,16 @@ class TrainingAttempt(Attempt):
 
     def _keep(self, report: messages.Checkpoint) -> None:
         failpoints.reached(Failpoint.CHECKPOINT_HEARD)
+        size = sum(each.stat().st_size for each in report.path.rglob("*") if each.is_file())
         try:
-            write = keeping.store(
-                self.blobs, self.claim, report.path, step=report.step, lease_ms=self.settings.lease_ms
-            )
-        except NoSpace as error:  # the training goes on, with the checkpoint before this one
+            with self.around.metrics.checkpoints.time():
+                write = keeping.store(
+                    self.blobs, self.claim, report.path, step=report.step, lease_ms=self.settings.lease_ms
+                )
+        except (NoSpace, NotReady) as error:  # the training goes on, with the checkpoint before this one
             self.outbox.warning(error.code, error.message)
             return
+        self.around.metrics.checkpoint_bytes.inc(size)
         failpoints.reached(Failpoint.CHECKPOINT_STORED)
         self.outbox.add(write)
         self.flush()

@@ -1,4 +1,4 @@
-"""`gammabeta up` and `gammabeta db`: what the person who runs a service needs.
+"""`gammabeta up`, `gammabeta db` and `gammabeta keys`: what the person who runs a service needs.
 
     up ──► migrate SQLite ──► service ──► /readyz ──► print the address
                          └──► worker                    │
@@ -11,27 +11,38 @@ as long to load as everything else together, and no other command needs them.
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from pydantic import ValidationError
+from rich.text import Text
 
 from gammabeta import __version__
 from gammabeta.cli import show
 from gammabeta.cli.failures import WrongDatabase
+from gammabeta.cli.options import AsJson, ListByDefault
 from gammabeta.cli.processes import Program, Programs, stop_signals
 from gammabeta.cli.settings import environment, from_environment
 from gammabeta.client.client import Client
 from gammabeta.errors import InvalidRequest
+from gammabeta.schemas.base import NAME_PATTERN
+from gammabeta.schemas.keys import KeyRequest
+from gammabeta.schemas.problems import invalid
+
+if TYPE_CHECKING:
+    from gammabeta.store.engine import Database
 
 READY_SECONDS = 120.0
 
 app = typer.Typer(help="Look after the database.")
+keys_app = typer.Typer(cls=ListByDefault, help="Make, list and revoke API keys, in the database.")
 
 
 def up(
@@ -45,17 +56,18 @@ def up(
 ) -> None:
     """Start the service and a worker, and keep both alive until Ctrl-C."""
     settings = from_environment()
-    host = loopback(host or settings.host)
+    host = host or settings.host
     port = free_port(host, settings.port if port is None else port)
     home = writable(home.expanduser().absolute() if home else settings.folder)
     _migrate(home)
+    _check_key(host, home)
     variables = environment(home=home, host=host, port=port)
     each = [
         Program(name=name, command=[sys.executable, "-P", "-m", name], environment=variables)
         for name in ("service", "worker")
     ]
     programs = Programs(each, say=show.note, grace=settings.grace_seconds)
-    url = f"http://{host}:{port}"
+    url = f"http://{reached_at(host)}:{port}"
     with stop_signals() as stopped, programs as running, Client(url) as client:
         if running.wait_until(client.ready, seconds=READY_SECONDS, stopped=stopped):
             show.out(show.addresses(url, home, __version__))
@@ -89,6 +101,73 @@ def downgrade(
 def check() -> None:
     """Say whether this version may use the database; exit code 1 if not."""
     show.note(_check(from_environment().folder))
+
+
+@keys_app.command("create")
+def create_key(
+    name: Annotated[str, typer.Option(help="What the key is for.")],
+    scope: Annotated[list[str], typer.Option(help="read, train, predict or admin; more than one by repeating it.")],
+    expires: Annotated[
+        str | None, typer.Option(help="After how long it stops working: 90d, 12h, 30m. Default: never.")
+    ] = None,
+    owner: Annotated[
+        str | None, typer.Option(help="Whose jobs are counted together. Default: each key is its own.")
+    ] = None,
+    project: Annotated[str, typer.Option(help="Whose things it sees; made where it is new.")] = "default",
+    as_json: AsJson = False,
+) -> None:
+    """Make a key, and print it this once. From the first key on the service asks for one."""
+    from gammabeta.store import keys, projects  # noqa: PLC0415
+
+    if not re.fullmatch(NAME_PATTERN, project):
+        raise InvalidRequest.of("--project", "must be a name such as 'team-a'", project)
+    try:
+        request = KeyRequest.model_validate({"name": name, "scopes": scope, "expires": expires, "owner": owner})
+    except ValidationError as exc:
+        raise invalid(exc) from exc
+    home = writable(from_environment().folder)
+    _migrate(home)
+    with _database(home) as database, database.write() as session:
+        made = keys.create(session, projects.ensure(session, project), request)
+    if as_json:
+        show.as_json(made)
+        return
+    show.out(Text(made.key or "", no_wrap=True, overflow="ignore"))
+    show.note(f"{made.id} is made. Keep the key: it is not shown again. The client takes it from GAMMABETA_API_KEY.")
+
+
+@keys_app.command("list")
+def list_keys(as_json: AsJson = False) -> None:
+    """List all keys, the newest first, with their scopes and when they were used last."""
+    from gammabeta.store import keys  # noqa: PLC0415
+
+    with _database(from_environment().folder) as database, database.read() as session:
+        found = keys.find(session, None)
+    show.as_json(found) if as_json else show.out(show.keys(found))
+
+
+@keys_app.command("revoke")
+def revoke_key(key: Annotated[str, typer.Argument(help="The id, such as key_Ab12Cd34.")]) -> None:
+    """End a key for ever. Within two seconds no service takes it any more."""
+    from gammabeta.store import keys  # noqa: PLC0415
+
+    with _database(from_environment().folder) as database, database.write() as session:
+        keys.revoke(session, None, key)
+    show.note(f"{key} is revoked.")
+
+
+@contextmanager
+def _database(home: Path) -> Iterator[Database]:
+    """The database, if this version may use it."""
+    from gammabeta.store.engine import Database  # noqa: PLC0415
+    from gammabeta.store.settings import StoreSettings  # noqa: PLC0415
+
+    _check(home)
+    database = Database(StoreSettings(home=home).resolved_database_url)
+    try:
+        yield database
+    finally:
+        database.dispose()
 
 
 def _migrate(home: Path) -> None:
@@ -139,21 +218,35 @@ def _refusals() -> Iterator[None]:
         raise WrongDatabase(str(exc)) from exc
 
 
-def loopback(host: str) -> str:
-    """The host. The service refuses another one as well, but only after all else was set up."""
+def _check_key(host: str, home: Path) -> None:
+    """The service refuses an address that others reach without a key as well, but only in its log."""
+    from gammabeta.store import keys  # noqa: PLC0415
+
+    if _is(host, "is_loopback") or host == "localhost":
+        return
+    with _database(home) as database, database.read() as session:
+        if keys.any_works(session):
+            return
+    raise InvalidRequest.of(
+        "--host",
+        "must be a loopback address, such as 127.0.0.1, as long as there is no API key that works. Run: "
+        "gammabeta keys create --name admin --scope admin --scope read --scope train --scope predict",
+        host,
+    )
+
+
+def reached_at(host: str) -> str:
+    """How a program on this machine addresses what listens on `host`, in a URL."""
+    if _is(host, "is_unspecified"):
+        return "127.0.0.1"
+    return f"[{host.strip('[]')}]" if ":" in host else host
+
+
+def _is(host: str, what: str) -> bool:
     try:
-        local = host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+        return bool(getattr(ipaddress.ip_address(host.strip("[]")), what))
     except ValueError:
-        local = False
-    if not local:
-        raise InvalidRequest.of(
-            "--host",
-            "must be a loopback address, such as 127.0.0.1, since there are no API keys yet and whoever reaches the "
-            "service may use it. To serve others, put a proxy that asks for credentials before it, and name it in "
-            "GAMMABETA_ALLOWED_HOSTS.",
-            host,
-        )
-    return host
+        return False
 
 
 def writable(home: Path) -> Path:

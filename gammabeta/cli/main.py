@@ -20,6 +20,7 @@ from gammabeta.errors import (
     GammabetaError,
     InvalidRequest,
     JobNotFound,
+    KeyNotFound,
     MalformedRequest,
     ModelNotFound,
     NotReady,
@@ -43,6 +44,7 @@ app.add_typer(models.app, name="models")
 app.command()(models.predict)
 app.command()(jobs.predict_dataset)
 app.add_typer(models.batchnorm_app, name="batchnorm")
+app.add_typer(admin.keys_app, name="keys")
 app.add_typer(admin.app, name="db")
 
 
@@ -77,6 +79,8 @@ def _commands(error: GammabetaError | CommandFailed) -> list[str]:
             return ["On the command line: gammabeta datasets"]
         case JobNotFound():
             return ["On the command line: gammabeta jobs"]
+        case KeyNotFound():
+            return ["On the command line: gammabeta keys"]
         case ModelNotFound():
             return ["On the command line: gammabeta models"]
         case VersionNotFound():

@@ -34,6 +34,7 @@ from gammabeta.schemas.jobs import (
     PredictDryRun,
     Progress,
 )
+from gammabeta.schemas.keys import Key
 from gammabeta.schemas.models import Model, Version
 from gammabeta.schemas.workers import Worker
 
@@ -47,6 +48,9 @@ SCORES = ("accuracy", "macro_f1", "mae", "rmse", "r2", "loss")
 COLD = 0.05
 
 _STATUS = {
+    "active": "green",
+    "expired": "yellow",
+    "revoked": "red",
     "ready": "green",
     "succeeded": "green",
     "failed": "red",
@@ -174,6 +178,17 @@ def workers(found: Sequence[Worker]) -> RenderableType:
     if not found:
         return "No worker runs, so jobs wait. `gammabeta up` starts a service and a worker."
     return Group(*(part for each in found for part in _worker(each)))
+
+
+def keys(found: Sequence[Key]) -> RenderableType:
+    table = _table(
+        "id", "name", "scopes", "project", "owner", "state", "expires", "last used", nothing="No keys yet", of=found
+    )
+    for each in found:
+        owner = "" if each.owner == each.id else each.owner
+        times = (_time(when) if when else "–" for when in (each.expires_at, each.last_used_at))
+        table.add_row(each.id, each.name, " ".join(each.scopes), each.project, owner, _status(each.state), *times)
+    return table
 
 
 def _worker(shown: Worker) -> Iterable[RenderableType]:

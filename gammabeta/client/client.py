@@ -20,7 +20,7 @@ import httpx
 from gammabeta.client.chunks import Rows
 from gammabeta.client.connection import Connection
 from gammabeta.client.predicting import Prediction, predict
-from gammabeta.client.resources import Datasets, Jobs, Models, workers
+from gammabeta.client.resources import Datasets, Jobs, Keys, Models, workers
 from gammabeta.client.settings import ClientSettings
 from gammabeta.client.waiting import JobHandle
 from gammabeta.errors import GammabetaError
@@ -60,6 +60,7 @@ class Client:
         self.datasets = Datasets(self._connection)
         self.jobs = Jobs(self._connection)
         self.models = Models(self._connection)
+        self.keys = Keys(self._connection)
 
     def __repr__(self) -> str:
         return f"Client({self.url!r})"

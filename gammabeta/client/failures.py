@@ -17,6 +17,8 @@ from gammabeta.schemas.problems import Problem, shortened
 
 _BY_STATUS: dict[int, type[GammabetaError]] = {
     400: errors.MalformedRequest,
+    401: errors.Unauthorized,
+    403: errors.Forbidden,
     404: errors.NotFound,
     406: errors.NotAcceptable,
     408: errors.TooSlow,

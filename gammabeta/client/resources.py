@@ -1,4 +1,4 @@
-"""What a service has: data sets, jobs and models."""
+"""What a service has: data sets, jobs, models and keys."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from gammabeta.client.waiting import JobHandle, ask, polled
 from gammabeta.errors import DatasetInvalid, InvalidRequest
 from gammabeta.schemas.datasets import Dataset, DatasetFormat, Preview
 from gammabeta.schemas.jobs import DryRun, Job, PredictDatasetRequest, PredictDryRun, TrainRequest
+from gammabeta.schemas.keys import Key, NewKey, Scope
 from gammabeta.schemas.models import Alias, BatchNormAnswer, Model, Served, Version
 from gammabeta.schemas.problems import shortened
 from gammabeta.schemas.workers import Worker
@@ -248,6 +249,34 @@ class Models:
     def _default(self, name: str) -> str:
         model = self.get(name)
         return model.aliases.get("production") or model.versions[0].version
+
+
+class Keys:
+    """API keys: `client.keys`. They ask for a key with the scope `admin`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def create(
+        self, name: str, scopes: Sequence[Scope | str], *, expires: str | None = None, owner: str | None = None
+    ) -> NewKey:
+        """Make a key; `key` of the answer is shown this once.
+
+        Args:
+            scopes: some of `read`, `train`, `predict` and `admin`.
+            expires: after how long it stops working, such as `90d`, `12h` or `30m`. None: never.
+            owner: whose jobs are counted together. None: each key is its own.
+        """
+        request = {"name": name, "scopes": [str(scope) for scope in scopes], "expires": expires, "owner": owner}
+        return parse(NewKey, self._connection.request("POST", "/v1/keys", body=_dumped(request), headers=JSON))
+
+    def list(self) -> list[Key]:
+        """All of them, the newest first, those too that do not work any more."""
+        return [*_listed(self._connection, Key, "/v1/keys", {}, None)]
+
+    def revoke(self, key: str) -> None:
+        """End a key for ever, by its id."""
+        self._connection.request("DELETE", _path("keys", key))
 
 
 def workers(connection: Connection) -> list[Worker]:

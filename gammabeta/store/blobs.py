@@ -1,167 +1,161 @@
-"""Bytes: weights and arrays by content hash, checkpoints by job and attempt, uploads until they are read.
+"""Bytes in a folder: weights and arrays by content hash, checkpoints by job and attempt, uploads until they are read.
 
     root/sha256/ab/<64 hex digits>                     never changes
     root/jobs/<job>/f<fence>/ckpt-<step>/<file>        a tree with a manifest; no two attempts share a path
     root/uploads/<data set>                            the raw file, while it is being received and read
+    root/aside/<64 hex digits>/                        what no row names, for a day
     root/tmp/                                          what is not complete
 
 Nothing is visible under its name before all of it is on the disk: temporary file, fsync, rename, fsync of the folders.
+`stored.py` says what of this holds for every store, `objects.py` has the one in a bucket.
 """
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-
-import orjson
 
 from gammabeta.errors import ArtifactCorrupt, NotSupported
 from gammabeta.files import Files, no_space
+from gammabeta.store import stored
+from gammabeta.store.caches import Cache
+from gammabeta.store.settings import StoreSettings
+from gammabeta.store.stored import ASIDE, MANIFEST, Blobs, Kept, Tree, key_of
 
-MANIFEST = "manifest.json"
+BUCKETS = ("s3", "gs", "az")
 _FULL = "The disk of the blobs is full. Free some space, then send the request again."
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tree:
-    """A stored folder. `sha256` is that of its manifest, which has the hashes of its files."""
-
-    uri: str
-    sha256: str
-    bytes: int
-
-
-class FolderBlobs:
-    """Blobs in a local folder, which gives paths to map. Safe to use from many threads and programs."""
+class FolderBlobs(Blobs):
+    """Blobs in a local folder, which gives paths to map."""
 
     def __init__(self, root: Path, *, files: Files | None = None) -> None:
         self.root = root.expanduser().absolute()
+        self.location = str(self.root)
         self.files = files or Files()
         self._sound: set[str] = set()
 
     def put_file(self, path: Path) -> tuple[str, int]:
-        """Store a copy of the file: `(sha256, bytes)`. The same content is stored once.
-
-        Raises:
-            NoSpace.
-        """
         with self._temporary() as folder:
             sha256, size = self.files.copy(path, folder / "file")
-            # Renamed even where the blob exists: the same bytes, known to be sound, heal what may not be.
-            self._publish(folder / "file", self._inside(_key(sha256)))
+            # Renamed even where the blob exists: the same bytes, known to be sound, heal what may not be, and are new.
+            self._publish(folder / "file", self._inside(key_of(sha256)))
         self._sound.add(sha256)
         return sha256, size
 
     def path(self, sha256: str) -> Path:
-        """The file, to read or map; it is not read here.
-
-        Raises:
-            ArtifactCorrupt: it is missing.
-        """
-        path = self._inside(_key(sha256))
-        if not path.is_file():
-            raise ArtifactCorrupt(f"The blob {sha256} must be stored and is missing. Restore it from a backup.")
+        path = self._inside(key_of(sha256))
+        if not path.is_file() and not self.bring_back(sha256):
+            raise ArtifactCorrupt(stored.missing(sha256))
         return path
 
     def verify(self, sha256: str, *, again: bool = False) -> Path:
-        """The file, once its bytes are known to have this hash; `again`: also where this object has checked before.
-
-        Raises:
-            ArtifactCorrupt: it is missing, or has another hash.
-        """
         path = self.path(sha256)
         if again or sha256 not in self._sound:
-            received = _digest(path)
+            received = stored.digest(path)
             if received != sha256:
                 self._sound.discard(sha256)
-                raise ArtifactCorrupt(
-                    f"The blob {sha256} must have this hash. Its file has {received}, so it is not used. "
-                    "Restore it from a backup."
-                )
+                raise ArtifactCorrupt(stored.altered(sha256, received))
             self._sound.add(sha256)
         return path
 
     def put_tree(self, prefix: str, folder: Path) -> Tree:
-        """Store a copy of the files of a folder under `prefix`, for instance `jobs/job_01/f000001/ckpt-100`. What an
-        earlier call left there stays, since a row may name it: this copy then stands beside it.
-
-        Raises:
-            NoSpace.
-        """
         with self._temporary() as temporary:
             tree = temporary / "tree"
             self.files.make_folder(tree)
             copied = {path.name: self.files.copy(path, tree / path.name) for path in sorted(folder.iterdir())}
-            listed = {name: {"sha256": sha256, "bytes": size} for name, (sha256, size) in copied.items()}
-            manifest = orjson.dumps(listed, option=orjson.OPT_SORT_KEYS)
-            self.files.write(tree / MANIFEST, manifest)
+            data, sha256, total = stored.manifest(copied)
+            self.files.write(tree / MANIFEST, data)
             self.files.sync_folder(tree)
             target = self._unused(prefix)
             self._publish(tree, target)
-        total = len(manifest) + sum(size for _, size in copied.values())
-        uri = target.relative_to(self.root).as_posix()
-        return Tree(uri=uri, sha256=hashlib.sha256(manifest).hexdigest(), bytes=total)
+        return Tree(uri=target.relative_to(self.root).as_posix(), sha256=sha256, bytes=total)
 
     def tree(self, uri: str, sha256: str) -> Path:
-        """The stored folder, every file of it checked.
-
-        Raises:
-            ArtifactCorrupt: something is missing or has another hash.
-        """
         folder = self._inside(uri)
-        try:
-            manifest = (folder / MANIFEST).read_bytes()
-            sound = hashlib.sha256(manifest).hexdigest() == sha256 and all(
-                _digest(folder / name) == file["sha256"] for name, file in orjson.loads(manifest).items()
-            )
-        except FileNotFoundError:
-            sound = False
-        if not sound:
-            raise ArtifactCorrupt(f"What is stored as {uri} is incomplete or does not match its checksum {sha256}.")
+        if not stored.is_sound(folder, sha256):
+            raise ArtifactCorrupt(stored.incomplete(uri, sha256))
         return folder
 
-    def upload_path(self, dataset_id: str) -> Path:
-        """Where the raw file of a data set is received. Its folder exists; the file may not.
+    def receiving_path(self, dataset_id: str) -> Path:
+        return self.upload_path(dataset_id).with_suffix(".part")
 
-        Raises:
-            NoSpace.
-        """
+    def stage_upload(self, received: Path) -> None:
+        """It lies on the right disk already."""
+
+    def keep_upload(self, received: Path, dataset_id: str) -> None:
+        with no_space(_FULL):
+            self._publish(received, self.upload_path(dataset_id))
+
+    def discard_upload(self, received: Path) -> None:
+        self.files.remove(received)
+
+    def upload_path(self, dataset_id: str) -> Path:
+        """The raw file of a data set. Its folder exists; the file may not."""
         path = self._inside(f"uploads/{dataset_id}")
         with no_space(_FULL):
             self.files.make_folders(path.parent)
         return path
 
-    def keep_upload(self, received: Path, dataset_id: str) -> None:
-        """Give a received file its place, for good: the name is on the disk before this returns.
+    def delete_upload(self, dataset_id: str) -> None:
+        self.delete(f"uploads/{dataset_id}")
 
-        Raises:
-            NoSpace.
-        """
-        with no_space(_FULL):
-            self._publish(received, self.upload_path(dataset_id))
+    def names(self, prefix: str) -> list[str]:
+        return sorted(path.name for path in self._inside(prefix).glob("*"))
+
+    def listed(self, prefix: str) -> Iterator[Kept]:
+        for folder, _, names in os.walk(self._inside(prefix)):
+            for name in names:
+                path = Path(folder, name)
+                age = _age(path)
+                if age is not None:
+                    yield Kept(key=path.relative_to(self.root).as_posix(), age=age)
 
     def delete(self, key: str) -> None:
-        """Remove a file, for instance `uploads/ds_01`. Nothing happens where there is none."""
         self.files.remove(self._inside(key))
 
     def delete_prefix(self, prefix: str) -> None:
-        """Remove a folder, for instance `jobs/job_01`. Nothing happens where there is none."""
         self.files.remove_tree(self._inside(prefix))
 
-    def check(self) -> None:
-        """Whether blobs can be stored now.
+    def drop_empty(self, prefix: str) -> None:
+        with contextlib.suppress(OSError):
+            self._inside(prefix).rmdir()
 
-        Raises:
-            NoSpace.
-            OSError: the folder cannot be written.
-        """
+    def set_aside(self, sha256: str) -> None:
+        path = self._inside(key_of(sha256))
+        aside = self._inside(f"{ASIDE}/{sha256}/{secrets.token_hex(8)}")
+        self.files.make_folders(aside.parent)
+        with contextlib.suppress(FileNotFoundError):  # another sweep was faster
+            os.utime(path)  # from now on, not from when it was stored, it is aside
+            self._publish(path, aside)
+
+    def bring_back(self, sha256: str) -> bool:
+        path = self._inside(key_of(sha256))
+        for aside in sorted(self._inside(f"{ASIDE}/{sha256}").glob("*")):
+            if path.is_file():
+                break
+            with contextlib.suppress(FileNotFoundError):  # another reader was faster
+                self._publish(aside, path)
+        return path.is_file()
+
+    def tidy(self, *, seconds: float) -> None:
+        for name in self.names("tmp"):
+            if (_age(self.root / "tmp" / name) or 0) > seconds:
+                self.delete_prefix(f"tmp/{name}")
+
+    def check(self) -> None:
         with self._temporary() as folder:
             self.files.write(folder / "file", b"gammabeta")
+
+    def complaint(self) -> str | None:
+        """A folder that cannot be written may be mended while the program runs."""
+        return None
 
     def _inside(self, key: str) -> Path:
         path = Path(os.path.normpath(self.root / key))
@@ -192,22 +186,30 @@ class FolderBlobs:
                 self.files.remove_tree(folder)
 
 
-def open_blobs(location: str) -> FolderBlobs:
-    """The blobs at `GAMMABETA_BLOBS`.
+def open_blobs(settings: StoreSettings) -> Blobs:
+    """The blobs at `GAMMABETA_BLOBS`: a folder, or a bucket whose credentials are read from the environment now.
 
     Raises:
-        NotSupported: it is not a folder.
+        NotSupported: it is neither, the extra for buckets is not installed, or the environment lacks what it takes.
     """
-    if "://" in location and not location.startswith("file://"):
-        message = "must be a folder; object stores are not supported yet. Set it to a path such as /var/lib/gammabeta"
+    location = settings.resolved_blobs
+    scheme, separator, _ = location.partition("://")
+    if not separator or scheme == "file":
+        return FolderBlobs(Path(location.removeprefix("file://")))
+    if scheme not in BUCKETS:
+        message = f"must be a folder, or begin with {', '.join(f'{each}://' for each in BUCKETS)}"
+        raise NotSupported.of("GAMMABETA_BLOBS", f"{message}. Received: {location}", location)
+    if find_spec("obstore") is None:
+        message = "in a bucket needs the extra 'objects'. Run: pip install 'gammabeta[objects]', or set it to a folder"
         raise NotSupported.of("GAMMABETA_BLOBS", message, location)
-    return FolderBlobs(Path(location.removeprefix("file://")))
+    from gammabeta.store import objects  # noqa: PLC0415 - obstore is there for those alone who have a bucket
+
+    return objects.open_objects(location, Cache(settings.home / "cache", limit_bytes=settings.cache_bytes))
 
 
-def _key(sha256: str) -> str:
-    return f"sha256/{sha256[:2]}/{sha256}"
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as reader:
-        return hashlib.file_digest(reader, "sha256").hexdigest()
+def _age(path: Path) -> float | None:
+    """For how many seconds nobody has written to it. None: it is gone."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return None

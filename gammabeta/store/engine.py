@@ -73,6 +73,12 @@ class Database:
         """`sqlite` or `postgresql`."""
         return self._writer.dialect.name
 
+    @property
+    def connections(self) -> int:
+        """Those that are in use."""
+        pools = {id(each.pool): each.pool for each in (self._reader, self._writer)}  # on PostgreSQL they share one
+        return sum(each.checkedout() for each in pools.values() if isinstance(each, sa.QueuePool))
+
     @contextmanager
     def read(self) -> Iterator[Session]:
         """A transaction that reads.

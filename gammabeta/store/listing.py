@@ -44,6 +44,12 @@ def find(
     return list(session.scalars(query.order_by(JobRow.id if ascending else JobRow.id.desc()).limit(limit)))
 
 
+def of_project(session: Session, project_id: str, job_ids: Iterable[str]) -> set[str]:
+    """Those of these jobs that the project has."""
+    query = select(JobRow.id).where(JobRow.project_id == project_id, JobRow.id.in_(list(job_ids)))
+    return set(session.scalars(query))
+
+
 def _shows(status: JobStatus) -> ColumnElement[bool]:
     match status:
         case "queued" | "retrying":

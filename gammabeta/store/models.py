@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, func, insert, select
 from sqlalchemy.orm import Session
 
 from gammabeta.errors import ArtifactCorrupt, InvalidRequest, ModelNotFound, VersionNotFound
@@ -174,9 +174,9 @@ def _remove(session: Session, model: ModelRow, alias: str) -> bool:
     return session.scalar(removed) is not None
 
 
-def revision(session: Session, project_id: str) -> int:
-    """Moves whenever what a name or an alias means may have changed."""
-    return session.scalars(select(ProjectRow.revision).where(ProjectRow.id == project_id)).one()
+def revision(session: Session) -> int:
+    """Moves whenever what a name or an alias means may have changed, in any project."""
+    return int(session.scalars(select(func.sum(ProjectRow.revision))).one() or 0)
 
 
 def model_schema(session: Session, row: ModelRow) -> Model:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -20,7 +20,13 @@ class StoreSettings(BaseSettings):
     """`sqlite:///PATH` or `postgresql://USER:PASSWORD@HOST/NAME`; by default `gammabeta.db` in the home folder."""
 
     blobs: str | None = None
-    """The folder of weights, data sets and checkpoints; by default `blobs` in the home folder."""
+    """Where weights, data sets and checkpoints are: a folder, by default `blobs` in the home folder; or a bucket, as
+    `s3://BUCKET/PREFIX`, `gs://…` or `az://…`, which needs the extra `objects` and takes its credentials from the
+    variables that the tools of those clouds read, such as AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL."""
+
+    cache_bytes: int = Field(default=20 << 30, ge=0)
+    """How many bytes of a bucket are kept in `cache` in the home folder, at most; what was used longest ago goes first,
+    and nothing that was used within the last ten minutes."""
 
     @field_validator("home")
     @classmethod

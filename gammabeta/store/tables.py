@@ -5,6 +5,7 @@
               │        └──────────────┐ one version at most per job
               ├─ models ── versions ──┤
               │        └─ aliases     └─► batchnorm_states ── batchnorm_layers
+              ├─ api_keys
               └─ idempotency                                    workers, served_programs
 
 Times are milliseconds of the database's clock (`now_ms()`), never of a program's. Jobs and versions name their data set
@@ -365,6 +366,24 @@ class ServedRow(Table):
     __tablename__ = "served_programs"
 
     head: Mapped[str] = mapped_column(primary_key=True)
+
+
+class KeyRow(Table):
+    """An API key, by the hash of its text; nobody can make the key from it. A row is never deleted: that a key was
+    revoked, and by which key something was done, stays known."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    owner_id: Mapped[str]
+    name: Mapped[str]
+    secret_sha256: Mapped[bytes]
+    scopes: Mapped[list[str]]
+    created_ms: Mapped[int]
+    expires_ms: Mapped[int | None]
+    revoked_ms: Mapped[int | None]
+    last_used_ms: Mapped[int | None]
 
 
 class AnswerRow(Table):

@@ -19,9 +19,11 @@ from gammabeta.errors import ModelNotFound
 from gammabeta.schemas.base import NAME_PATTERN
 from gammabeta.schemas.inference import InferenceResponse
 from gammabeta.schemas.problems import shortened
+from service.access import By
 from service.bodies import whole
 from service.dependencies import Context, context_of
 from service.headers import header
+from service.keyring import Caller
 from service.openinference import answering, codings, reading
 from service.openinference.answering import Content
 from service.runtime.loading import LoadedVersion
@@ -51,23 +53,23 @@ _DESCRIBED: dict[str, Any] = {
 
 
 @router.post("/infer", **_DESCRIBED)
-async def infer(name: str, request: Request) -> Response:
+async def infer(name: str, request: Request, caller: By) -> Response:
     """Predict rows of raw values in eval mode, from tensors in JSON or after it. The alias `production` answers if it
     is set, else the newest version."""
-    return await answer(request, name)
+    return await answer(request, caller, name)
 
 
 @router.post("/versions/{version}/infer", **_DESCRIBED)
-async def infer_of_version(name: str, version: str, request: Request) -> Response:
+async def infer_of_version(name: str, version: str, request: Request, caller: By) -> Response:
     """Predict rows of raw values in eval mode, from tensors in JSON or after it."""
-    return await answer(request, name, version)
+    return await answer(request, caller, name, version)
 
 
-async def answer(request: Request, name: str, version: str | None = None) -> Response:
+async def answer(request: Request, caller: Caller, name: str, version: str | None = None) -> Response:
     """The same, for a request that nobody has looked at yet."""
     context = context_of(request)
     body = await whole(request.receive)
-    loaded = await context.models.get(model_name(name), version)
+    loaded = await context.models.get(caller.project_id, model_name(name), version)
     with loaded.statistics.request():
         return await _answered(context, loaded, body, request)
 

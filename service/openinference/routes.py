@@ -33,7 +33,7 @@ from gammabeta.schemas.inference import (
 from gammabeta.schemas.models import Version
 from gammabeta.schemas.problems import shortened
 from gammabeta.store import models
-from gammabeta.store.tables import DEFAULT_PROJECT
+from service.access import By
 from service.bodies import parsed
 from service.dependencies import Context, Ctx
 from service.openinference import inference, signature, stats
@@ -54,12 +54,13 @@ MODEL, VERSION = "/models/{name}", "/models/{name}/versions/{version}"
 class Asked:
     """The model of an address, and its version where one is named."""
 
+    project: str
     name: str
     version: str | None
 
 
-async def _addressed(request: Request) -> Asked:
-    return Asked(model_name(request.path_params["name"]), request.path_params.get("version"))
+async def _addressed(request: Request, caller: By) -> Asked:
+    return Asked(caller.project_id, model_name(request.path_params["name"]), request.path_params.get("version"))
 
 
 Addressed = Annotated[Asked, Depends(_addressed)]
@@ -102,9 +103,9 @@ def server_ready(context: Ctx) -> ServerReady:
 
 
 @router.get("/models/stats")
-async def statistics(context: Ctx) -> Statistics:
+async def statistics(context: Ctx, caller: By) -> Statistics:
     """Of all versions in memory, what this process has counted since it loaded them."""
-    return Statistics(model_stats=tuple(stats.of(each) for each in context.models.held))
+    return Statistics(model_stats=tuple(stats.of(each) for each in context.models.held_of(caller.project_id)))
 
 
 @router.get(f"{MODEL}/stats", openapi_extra=OF_MODEL)
@@ -114,7 +115,7 @@ async def statistics_of_model(asked: Addressed, context: Ctx) -> Statistics:
     row = await context.in_thread(_version, context, asked)
     found = [
         stats.of(each)
-        for each in context.models.held
+        for each in context.models.held_of(asked.project)
         if each.version.model == asked.name and asked.version in (None, each.version.version)
     ]
     if asked.version is not None and not found:
@@ -130,7 +131,7 @@ async def statistics_of_model(asked: Addressed, context: Ctx) -> Statistics:
 def model_metadata(asked: Addressed, context: Ctx) -> ModelMetadata:
     """What the model takes and gives. Without a version: of the alias `production` if it is set, else of the newest."""
     with context.database.read() as session:
-        numbers = models.version_numbers(session, models.get_model(session, DEFAULT_PROJECT, asked.name))
+        numbers = models.version_numbers(session, models.get_model(session, asked.project, asked.name))
     return signature.metadata(_version(context, asked), numbers)
 
 
@@ -145,36 +146,38 @@ def model_config(asked: Addressed, context: Ctx) -> ModelConfig:
 @router.get(f"{VERSION}/ready", name="model_ready_of_version", openapi_extra=OF_VERSION)
 async def model_ready(asked: Addressed, context: Ctx) -> ModelReady:
     """The model answers: where it is not in memory, it is loaded first, as it would be for a request."""
-    await context.models.get(asked.name, asked.version)
+    await context.models.get(asked.project, asked.name, asked.version)
     return ModelReady(name=asked.name)
 
 
 def _version(context: Context, asked: Asked) -> Version:
     with context.database.read() as session:
-        return models.version_schema(models.get_version(session, DEFAULT_PROJECT, asked.name, asked.version))
+        return models.version_schema(models.get_version(session, asked.project, asked.name, asked.version))
 
 
 # ── the repository ──
 
 
 @router.post("/repository/index")
-async def repository_index(request: Request, context: Ctx) -> list[RepositoryEntry]:
+async def repository_index(request: Request, context: Ctx, caller: By) -> list[RepositoryEntry]:
     """Every version that may be asked for, and whether it is in memory; with `{"ready": true}` those that are."""
     ready_only = (await _object(request)).get("ready", False)
     if not isinstance(ready_only, bool):
         raise InvalidRequest(f"'ready' must be true or false. Received: {shortened(ready_only)}.")
-    held = {(each.version.model, each.version.version): READY for each in context.models.held}
-    states = dict.fromkeys(context.models.loading, LOADING) | held
-    known = await context.in_thread(_known, context)
+    project = caller.project_id
+    held = {(each.version.model, each.version.version): READY for each in context.models.held_of(project)}
+    loading = [(key.model, key.version) for key in context.models.loading if key.project == project]
+    states = dict.fromkeys(loading, LOADING) | held
+    known = await context.in_thread(_known, context, project)
     entries = [
         RepositoryEntry(name=name, version=version, **states.get((name, version), ABSENT)) for name, version in known
     ]
     return [each for each in entries if each.state == "READY" or not ready_only]
 
 
-def _known(context: Context) -> list[tuple[str, str]]:
+def _known(context: Context, project: str) -> list[tuple[str, str]]:
     with context.database.read() as session:
-        return models.all_versions(session, DEFAULT_PROJECT)
+        return models.all_versions(session, project)
 
 
 @router.post("/repository/models/{name}/load", openapi_extra=OF_MODEL, response_class=Response)
@@ -184,7 +187,7 @@ async def load_model(request: Request, asked: Addressed, context: Ctx) -> Respon
         raise InvalidRequest(
             "'parameters' must be left out: models are made by training jobs, not by their configuration."
         )
-    await context.models.get(asked.name)
+    await context.models.get(asked.project, asked.name)
     return Response()
 
 
@@ -194,7 +197,7 @@ async def unload_model(request: Request, asked: Addressed, context: Ctx) -> Resp
     nothing."""
     await _object(request)
     await context.in_thread(_version, context, asked)
-    context.models.drop(asked.name)
+    context.models.drop(asked.project, asked.name)
     return Response()
 
 

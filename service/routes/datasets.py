@@ -19,10 +19,12 @@ from gammabeta.schemas.jobs import Lane
 from gammabeta.store import datasets, jobs
 from gammabeta.store.engine import Session
 from gammabeta.store.limits import QueueLimits
-from gammabeta.store.tables import DEFAULT_PROJECT, DatasetRow, new_id
+from gammabeta.store.tables import DatasetRow, new_id
 from service import uploads
+from service.access import By
 from service.bodies import check_media_type
-from service.dependencies import OWNER, Context, Ctx, IdempotencyKey, Named, canonical
+from service.dependencies import Context, Ctx, IdempotencyKey, Named, canonical
+from service.keyring import Caller
 from service.pages import Page, PageQuery
 from service.previews import first_rows
 from service.replays import accepted, once
@@ -107,40 +109,42 @@ class PreviewQuery(Schema):
 async def upload_dataset(
     request: Request,
     context: Ctx,
+    caller: By,
     query: Annotated[UploadQuery, Query()],
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Send a file as the raw body (`curl -X POST -T FILE URL`). It is read by a job of its own: the data set is
     `validating` until that has ended, then `ready` or `failed`."""
     check_media_type(request, uploads.MEDIA_TYPES, remedy="Send the file as the raw body: curl -X POST -T FILE URL.")
-    place = context.blobs.upload_path(new_id("ds"))
-    async with uploads.received(request, context, place.with_suffix(".part")) as file:
-        answer = await context.in_thread(_create, context, query, file, idempotency_key, place.name)
+    dataset_id = new_id("ds")
+    place = await context.in_thread(context.blobs.receiving_path, dataset_id)
+    async with uploads.received(request, context, place) as file:
+        answer = await context.in_thread(_create, context, caller, query, file, idempotency_key, dataset_id)
     return accepted(answer, f"/v1/datasets/{answer['id']}")
 
 
 @router.get("")
-def list_datasets(context: Ctx, query: Annotated[PageQuery, Query()]) -> Page[Dataset]:
+def list_datasets(context: Ctx, caller: By, query: Annotated[PageQuery, Query()]) -> Page[Dataset]:
     """Data sets, the newest first."""
     with context.database.read() as session:
         found = datasets.find(
-            session, DEFAULT_PROJECT, after=query.after, limit=query.one_more, ascending=query.ascending
+            session, caller.project_id, after=query.after, limit=query.one_more, ascending=query.ascending
         )
     return query.page([datasets.to_schema(row) for row in found], lambda dataset: dataset.id)
 
 
 @router.get("/{dataset}")
-def get_dataset(dataset: Named, context: Ctx) -> Dataset:
+def get_dataset(dataset: Named, context: Ctx, caller: By) -> Dataset:
     """The data set with this id or name."""
     with context.database.read() as session:
-        return datasets.to_schema(datasets.get(session, DEFAULT_PROJECT, dataset))
+        return datasets.to_schema(datasets.get(session, caller.project_id, dataset))
 
 
 @router.get("/{dataset}/preview")
-def preview_dataset(dataset: Named, context: Ctx, query: Annotated[PreviewQuery, Query()]) -> Preview:
+def preview_dataset(dataset: Named, context: Ctx, caller: By, query: Annotated[PreviewQuery, Query()]) -> Preview:
     """The first rows of a split, as they will be trained on."""
     with context.database.read() as session:
-        row = datasets.get(session, DEFAULT_PROJECT, dataset)
+        row = datasets.get(session, caller.project_id, dataset)
     manifest = datasets.manifest(row)
     if manifest is None:
         raise WrongState(f"A data set can be looked at when it is ready. This one is {row.state}.")
@@ -151,39 +155,52 @@ def preview_dataset(dataset: Named, context: Ctx, query: Annotated[PreviewQuery,
 
 
 @router.delete("/{dataset}", status_code=204)
-def delete_dataset(dataset: Named, context: Ctx) -> None:
+def delete_dataset(dataset: Named, context: Ctx, caller: By) -> None:
     """Delete the data set. 409 while a job uses it."""
     with context.database.write() as session:
-        row = datasets.get(session, DEFAULT_PROJECT, dataset)
-        datasets.delete(session, DEFAULT_PROJECT, row.id)
-    context.blobs.delete(f"uploads/{row.id}")
+        row = datasets.get(session, caller.project_id, dataset)
+        datasets.delete(session, caller.project_id, row.id)
+    context.blobs.delete_upload(row.id)
 
 
-def _create(context: Context, query: UploadQuery, file: Received, key: str | None, dataset_id: str) -> dict[str, Any]:
-    """Everything in one transaction. The file takes its place last, so that an error leaves nothing behind."""
+def _create(
+    context: Context, caller: Caller, query: UploadQuery, file: Received, key: str | None, dataset_id: str
+) -> dict[str, Any]:
+    """Everything in one transaction, but for what takes long of storing the file, which comes before. The file takes
+    its place last, so that an error leaves nothing behind."""
     asked = query.model_dump(mode="json")
     failpoints.reached(Failpoint.UPLOAD_RECEIVED)
     digest = hashlib.sha256(b"POST /v1/datasets\n" + canonical([asked, file.sha256])).hexdigest()
 
     def create() -> dict[str, Any]:
-        row, options = _first(session, query, file, dataset_id) if query.of is None else _second(session, query, file)
-        _queue(session, row, options, context.settings.queue_limits)
+        row, options = (
+            _first(session, caller, query, file, dataset_id)
+            if query.of is None
+            else _second(session, caller, query, file)
+        )
+        _queue(session, caller, row, options, context.settings.queue_limits)
         context.blobs.keep_upload(file.path, row.id)
         failpoints.reached(Failpoint.UPLOAD_KEPT)
         return datasets.to_schema(row).model_dump(mode="json")
 
-    with context.database.write() as session:
-        answer = once(session, key, digest, create)
+    try:
+        context.blobs.stage_upload(file.path)
+        with context.database.write() as session:
+            answer = once(session, caller, key, digest, create)
+    finally:
+        context.blobs.discard_upload(file.path)
     failpoints.reached(Failpoint.UPLOAD_COMMITTED)
     return answer
 
 
-def _first(session: Session, query: UploadQuery, file: Received, dataset_id: str) -> tuple[DatasetRow, dict[str, Any]]:
+def _first(
+    session: Session, caller: Caller, query: UploadQuery, file: Received, dataset_id: str
+) -> tuple[DatasetRow, dict[str, Any]]:
     """The data set, and what the job that reads the file is told."""
     row = datasets.create(
         session,
         id=dataset_id,
-        project_id=DEFAULT_PROJECT,
+        project_id=caller.project_id,
         name=query.name or dataset_id,
         format=query.format,
         bytes=file.bytes,
@@ -193,9 +210,9 @@ def _first(session: Session, query: UploadQuery, file: Received, dataset_id: str
     return row, query.options
 
 
-def _second(session: Session, query: UploadQuery, file: Received) -> tuple[DatasetRow, dict[str, Any]]:
+def _second(session: Session, caller: Caller, query: UploadQuery, file: Received) -> tuple[DatasetRow, dict[str, Any]]:
     """The same for a second file."""
-    row = datasets.get(session, DEFAULT_PROJECT, query.of or "")
+    row = datasets.get(session, caller.project_id, query.of or "")
     if row.format != query.format:
         raise InvalidRequest.of("format", f"must be that of the first file: {row.format}", query.format)
     inherited = {key: row.options.get(key) for key in ("target", "categorical", "ignore")}
@@ -204,12 +221,12 @@ def _second(session: Session, query: UploadQuery, file: Received) -> tuple[Datas
     return row, options
 
 
-def _queue(session: Session, row: DatasetRow, options: dict[str, Any], limits: QueueLimits) -> None:
+def _queue(session: Session, caller: Caller, row: DatasetRow, options: dict[str, Any], limits: QueueLimits) -> None:
     jobs.submit(
         session,
         jobs.NewJob(
-            project_id=DEFAULT_PROJECT,
-            owner_id=OWNER,
+            project_id=caller.project_id,
+            owner_id=caller.owner_id,
             kind=jobs.INGEST,
             lane=Lane.LIGHT,
             devices=0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query
@@ -28,10 +29,12 @@ from gammabeta.schemas.jobs import (
 )
 from gammabeta.store import events, jobs, listing
 from gammabeta.store.engine import Session
-from gammabeta.store.tables import DEFAULT_PROJECT, JobRow
+from gammabeta.store.tables import JobRow
 from service import submissions
+from service.access import By
 from service.dependencies import Context, Ctx, IdempotencyKey, JsonBody, Named, canonical
 from service.events import as_sse, stream
+from service.keyring import Caller
 from service.pages import Page, PageQuery, page_of
 from service.replays import accepted, given, once
 
@@ -105,23 +108,27 @@ class MetricsQuery(Schema):
 
 @router.post("", status_code=202, response_model=Job, responses={200: {"model": DryRun | PredictDryRun}})
 def submit_job(
-    context: Ctx, body: JsonBody, query: Annotated[SubmitQuery, Query()], idempotency_key: IdempotencyKey = None
+    context: Ctx,
+    caller: By,
+    body: JsonBody,
+    query: Annotated[SubmitQuery, Query()],
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Queue a job. With `dry_run=true` nothing is queued: the answer is the request with every `auto` and every name
     resolved, and of a training the table of layers, and remarks."""
     request = submissions.validated(body)
     if query.dry_run:
         with context.database.read() as session:
-            planned = submissions.dry_run(session, context.settings, request)
+            planned = submissions.dry_run(session, context.settings, caller, request)
         return Response(planned.model_dump_json(), media_type="application/json")
     digest = hashlib.sha256(b"POST /v1/jobs\n" + canonical(body)).hexdigest()
     with context.database.read() as session:
-        answer = given(session, idempotency_key, digest)
+        answer = given(session, caller, idempotency_key, digest)
         if answer is not None:
             return _accepted(answer)
-        new = submissions.new_job(session, context.settings, request)
+        new = submissions.new_job(session, context.settings, caller, request)
     with context.database.write() as session:
-        answer = once(session, idempotency_key, digest, lambda: _submit(context, session, new))
+        answer = once(session, caller, idempotency_key, digest, lambda: _submit(context, session, new))
         failpoints.reached(Failpoint.SUBMIT_BEFORE_COMMIT)
     failpoints.reached(Failpoint.SUBMIT_AFTER_COMMIT)
     return _accepted(answer)
@@ -132,12 +139,12 @@ def _accepted(answer: dict[str, Any]) -> Response:
 
 
 @router.get("")
-def list_jobs(context: Ctx, query: Annotated[JobQuery, Query()]) -> Page[Job]:
+def list_jobs(context: Ctx, caller: By, query: Annotated[JobQuery, Query()]) -> Page[Job]:
     """Jobs, the newest first."""
     with context.database.read() as session:
         found = listing.find(
             session,
-            DEFAULT_PROJECT,
+            caller.project_id,
             statuses=query.status,
             kind=query.kind,
             model=query.model,
@@ -151,50 +158,51 @@ def list_jobs(context: Ctx, query: Annotated[JobQuery, Query()]) -> Page[Job]:
 
 
 @router.get("/{job_id}")
-def get_job(job_id: Named, context: Ctx) -> Job:
+def get_job(job_id: Named, context: Ctx, caller: By) -> Job:
     """The job."""
     with context.database.read() as session:
-        return _shown(session, jobs.get(session, DEFAULT_PROJECT, job_id))
+        return _shown(session, jobs.get(session, caller.project_id, job_id))
 
 
 @router.post("/{job_id}/cancel", status_code=202)
-def cancel_job(job_id: Named, context: Ctx) -> Job:
+def cancel_job(job_id: Named, context: Ctx, caller: By) -> Job:
     """Cancel a job; after this it cannot succeed. A running one is `cancelling` until its worker has stopped it."""
     with context.database.write() as session:
-        job = _shown(session, jobs.request_cancel(session, DEFAULT_PROJECT, job_id))
+        job = _shown(session, jobs.request_cancel(session, caller.project_id, job_id))
         failpoints.reached(Failpoint.CANCEL_BEFORE_COMMIT)
     failpoints.reached(Failpoint.CANCEL_AFTER_COMMIT)
     return job
 
 
 @router.post("/{job_id}/pause", status_code=202)
-def pause_job(job_id: Named, context: Ctx) -> Job:
+def pause_job(job_id: Named, context: Ctx, caller: By) -> Job:
     """Ask a running job to stop at a checkpoint and wait. It is `running` until its worker has stopped it, and then
     `paused`."""
     with context.database.write() as session:
-        _refuse_queued(session, job_id)
-        return _shown(session, jobs.request_pause(session, DEFAULT_PROJECT, job_id))
+        _refuse_queued(session, caller, job_id)
+        return _shown(session, jobs.request_pause(session, caller.project_id, job_id))
 
 
 @router.post("/{job_id}/resume", status_code=202)
-def resume_job(job_id: Named, context: Ctx) -> Job:
+def resume_job(job_id: Named, context: Ctx, caller: By) -> Job:
     """Queue a paused job again, in its old place. It goes on from its checkpoint."""
     with context.database.write() as session:
-        return _shown(session, jobs.resume(session, DEFAULT_PROJECT, job_id))
+        return _shown(session, jobs.resume(session, caller.project_id, job_id))
 
 
 @router.post("/{job_id}/retry", status_code=202)
-def retry_job(job_id: Named, context: Ctx) -> Job:
+def retry_job(job_id: Named, context: Ctx, caller: By) -> Job:
     """Queue a failed or cancelled job again, its counters of losses and failures at 0. It begins anew, or, where it
     failed with `deadline_exceeded`, goes on from its checkpoint."""
     with context.database.write() as session:
-        return _shown(session, jobs.retry(session, DEFAULT_PROJECT, job_id))
+        return _shown(session, jobs.retry(session, caller.project_id, job_id))
 
 
 @router.get("/{job_id}/events", response_model=Page[Event], responses={200: {"content": {EVENT_STREAM: {}}}})
 def job_events(
     job_id: Named,
     context: Ctx,
+    caller: By,
     query: Annotated[EventQuery, Query()],
     accept: Annotated[str, Header(include_in_schema=False)] = "",
     last_event_id: Annotated[int | None, Header(ge=0)] = None,
@@ -203,7 +211,7 @@ def job_events(
     now on, until the job ends; `Last-Event-ID` goes on where a stream broke."""
     after = query.after if last_event_id is None else last_event_id
     with context.database.read() as session:
-        job = jobs.get(session, DEFAULT_PROJECT, job_id)
+        job = jobs.get(session, caller.project_id, job_id)
         if after and not events.events_of(session, job_id, after=after - 1, limit=1):
             after = 0  # behind the newest event there is: such a reader would wait for ever
         streamed, ended = EVENT_STREAM in accept, JobState(job.state).terminal
@@ -214,15 +222,17 @@ def job_events(
         return page_of(known, query.limit, lambda event: str(event.id))
     if ended:
         return _sse(map(as_sse, known))
-    return _sse(stream(context.tailer, job_id, after=after, heartbeat=context.settings.stream_heartbeat_seconds))
+    allowed = partial(context.keyring.works, caller)
+    heartbeat = context.settings.stream_heartbeat_seconds
+    return _sse(stream(context.tailer, job_id, after=after, heartbeat=heartbeat, allowed=allowed))
 
 
 @router.get("/{job_id}/metrics")
-def job_metrics(job_id: Named, context: Ctx, query: Annotated[MetricsQuery, Query()]) -> Metrics:
+def job_metrics(job_id: Named, context: Ctx, caller: By, query: Annotated[MetricsQuery, Query()]) -> Metrics:
     """Series by step and epoch, as if the job had never been interrupted."""
     names = None if query.names is None else [name.strip() for name in query.names.split(",")]
     with context.database.read() as session:
-        jobs.get(session, DEFAULT_PROJECT, job_id)
+        jobs.get(session, caller.project_id, job_id)
         metrics = events.metrics_of(session, job_id, names)
     thinned = tuple(_thinned(series, query.max_points) for series in metrics.series)
     return metrics.model_copy(update={"series": thinned})
@@ -244,12 +254,13 @@ def get_job_file(
     job_id: Named,
     name: Named,
     context: Ctx,
+    caller: By,
     if_none_match: Annotated[str, Header(include_in_schema=False)] = "",
 ) -> Response:
     """A file that the job has made, once it has succeeded: of a predict job `predictions.csv` or `predictions.parquet`,
     as its `result` says. The ETag is the sha256 of the bytes; a Range of them may be asked for."""
     with context.database.read() as session:
-        sha256 = _file(jobs.get(session, DEFAULT_PROJECT, job_id), name)
+        sha256 = _file(jobs.get(session, caller.project_id, job_id), name)
     # The bytes behind this name never change.
     headers = {"ETag": f'"{sha256}"', "Cache-Control": "private, max-age=31536000, immutable"}
     if headers["ETag"] in (each.strip().removeprefix("W/") for each in if_none_match.split(",")):
@@ -272,8 +283,8 @@ def _file(row: JobRow, name: str) -> str:
     return str(row.result["sha256"])
 
 
-def _refuse_queued(session: Session, job_id: str) -> None:
-    if jobs.get(session, DEFAULT_PROJECT, job_id).state == JobState.QUEUED:
+def _refuse_queued(session: Session, caller: Caller, job_id: str) -> None:
+    if jobs.get(session, caller.project_id, job_id).state == JobState.QUEUED:
         raise WrongState("To pause a job, it must be running. This one is queued: wait until it runs, or cancel it.")
 
 

@@ -17,8 +17,9 @@ from gammabeta.schemas.networks import LayersNetwork
 from gammabeta.schemas.preprocessing import FittedPreprocessing
 from gammabeta.schemas.problems import invalid
 from gammabeta.store import models
-from gammabeta.store.tables import DEFAULT_PROJECT
+from service.access import By
 from service.dependencies import Context, Ctx, JsonBody, Named
+from service.keyring import Caller
 from service.pages import Page, PageQuery
 from service.runtime.loading import read_weights
 
@@ -47,55 +48,55 @@ class SpecFile(Answer):
 
 
 @router.get("")
-def list_models(context: Ctx, query: Annotated[ModelQuery, Query()]) -> Page[Model]:
+def list_models(context: Ctx, caller: By, query: Annotated[ModelQuery, Query()]) -> Page[Model]:
     """Models by name, each with its versions and aliases."""
     with context.database.read() as session:
         found = models.find_models(
-            session, DEFAULT_PROJECT, after=query.after, limit=query.one_more, ascending=query.ascending
+            session, caller.project_id, after=query.after, limit=query.one_more, ascending=query.ascending
         )
         shown = [models.model_schema(session, row) for row in found]
     return query.page(shown, lambda model: model.name)
 
 
 @router.get("/{name}")
-def get_model(name: Named, context: Ctx) -> Model:
+def get_model(name: Named, context: Ctx, caller: By) -> Model:
     """The model with its versions, the newest first, and its aliases."""
     with context.database.read() as session:
-        return models.model_schema(session, models.get_model(session, DEFAULT_PROJECT, name))
+        return models.model_schema(session, models.get_model(session, caller.project_id, name))
 
 
 @router.put("/{name}/aliases/{alias}")
-async def set_alias(name: Named, alias: Named, context: Ctx, body: JsonBody) -> Alias:
+async def set_alias(name: Named, alias: Named, context: Ctx, caller: By, body: JsonBody) -> Alias:
     """Let the alias name a version; moving it back is the way to roll back. The version is loaded before the alias
     moves: one that cannot be served is refused, and the alias stays."""
     try:
         request = _ALIAS.validate_python(body)
     except ValidationError as exc:
         raise invalid(exc) from exc
-    await context.models.get(name, request.version)
-    return await context.in_thread(_move_alias, context, name, alias, request.version)
+    await context.models.get(caller.project_id, name, request.version)
+    return await context.in_thread(_move_alias, context, caller, name, alias, request.version)
 
 
-def _move_alias(context: Context, name: str, alias: str, version: str) -> Alias:
+def _move_alias(context: Context, caller: Caller, name: str, alias: str, version: str) -> Alias:
     with context.database.write() as session:
-        answer = models.set_alias(session, DEFAULT_PROJECT, name, alias, version)
+        answer = models.set_alias(session, caller.project_id, name, alias, version)
     context.models.forget()
     return answer
 
 
 @router.delete("/{name}/aliases/{alias}", status_code=204)
-def delete_alias(name: Named, alias: Named, context: Ctx) -> None:
+def delete_alias(name: Named, alias: Named, context: Ctx, caller: By) -> None:
     """Forget the alias."""
     with context.database.write() as session:
-        models.delete_alias(session, DEFAULT_PROJECT, name, alias)
+        models.delete_alias(session, caller.project_id, name, alias)
     context.models.forget()
 
 
 @router.get("/{name}/versions/{version}")
-def get_version(name: Named, version: Named, context: Ctx) -> Version:
+def get_version(name: Named, version: Named, context: Ctx, caller: By) -> Version:
     """A trained network. It never changes."""
     with context.database.read() as session:
-        return models.version_schema(models.get_version(session, DEFAULT_PROJECT, name, version))
+        return models.version_schema(models.get_version(session, caller.project_id, name, version))
 
 
 @router.get(
@@ -104,29 +105,31 @@ def get_version(name: Named, version: Named, context: Ctx) -> Version:
     responses={200: {"content": {SAFETENSORS: {"schema": {"type": "string", "format": "binary"}}}}},
 )
 def get_batchnorm(
-    name: Named, version: Named, context: Ctx, accept: Annotated[str, Header(include_in_schema=False)] = ""
+    name: Named, version: Named, context: Ctx, caller: By, accept: Annotated[str, Header(include_in_schema=False)] = ""
 ) -> BatchNormAnswer | Response:
     """gamma, beta, moving mean and moving variance of each layer, with its arguments. With
     `Accept: application/vnd.safetensors` the four as float32 arrays `LAYER.gamma`, `LAYER.beta` and so on."""
-    shown, stored = _version_and_state(context, name, version)
+    shown, stored = _version_and_state(context, caller, name, version)
     if SAFETENSORS in accept:
         return _safetensors(save(state.joined({}, stored), {"digest": stored.digest}), "batchnorm.safetensors")
     return models.state_schema(shown, stored)
 
 
 @router.get("/{name}/versions/{version}/served")
-async def get_served(name: Named, version: Named, context: Ctx) -> Served:
+async def get_served(name: Named, version: Named, context: Ctx, caller: By) -> Served:
     """What this process has in memory, the digest computed from the module now."""
-    loaded = await context.models.get(name, version)
+    loaded = await context.models.get(caller.project_id, name, version)
     return await context.predictor.measured(loaded)
 
 
 @router.get("/{name}/versions/{version}/files/{file}")
-def get_file(name: Named, version: Named, file: Literal["weights.safetensors", "spec.json"], context: Ctx) -> Response:
+def get_file(
+    name: Named, version: Named, file: Literal["weights.safetensors", "spec.json"], context: Ctx, caller: By
+) -> Response:
     """`weights.safetensors`: weights and batch-norm state in one file. Of layers with `renorm` it also has
     `LAYER.renorm_mean`, `LAYER.renorm_stddev` and `LAYER.moving_stddev`, which training would go on with and a
     prediction does not need. `spec.json`: network and preprocessing."""
-    shown, stored = _version_and_state(context, name, version)
+    shown, stored = _version_and_state(context, caller, name, version)
     if file == "spec.json":
         spec = SpecFile.model_validate(shown, from_attributes=True)
         return _download(spec.model_dump_json(indent=2).encode(), "application/json", file)
@@ -134,9 +137,9 @@ def get_file(name: Named, version: Named, file: Literal["weights.safetensors", "
     return _safetensors(save(state.joined(weights, stored), {"digest": stored.digest}), file)
 
 
-def _version_and_state(context: Context, name: str, version: str) -> tuple[Version, BatchNormState]:
+def _version_and_state(context: Context, caller: Caller, name: str, version: str) -> tuple[Version, BatchNormState]:
     with context.database.read() as session:
-        row = models.get_version(session, DEFAULT_PROJECT, name, version)
+        row = models.get_version(session, caller.project_id, name, version)
         return models.version_schema(row), models.batchnorm_state(session, row)
 
 

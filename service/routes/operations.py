@@ -1,20 +1,27 @@
-"""Whether the process lives, whether it can work, and what it is."""
+"""Whether the process lives, whether it can work, what it is and what it does."""
 
 from __future__ import annotations
 
 import platform
 from typing import Literal
 
+import anyio
+import anyio.to_thread
 import torch
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
+from fastapi.responses import PlainTextResponse, Response
 
 import gammabeta
+from gammabeta import exposition
 from gammabeta.errors import NoSpace, NotReady
 from gammabeta.schemas.base import Answer
 from gammabeta.store import migrations
+from service import metrics
 from service.dependencies import Context, Ctx
 
 router = APIRouter(tags=["operations"])
+probes = APIRouter(tags=["operations"])
+"""Asked by those who look whether the service lives, without a key."""
 
 
 class Health(Answer):
@@ -32,15 +39,15 @@ class VersionAnswer(Answer):
     api: Literal["v1"] = "v1"
 
 
-@router.head("/healthz", include_in_schema=False)
-@router.get("/healthz")
+@probes.head("/healthz", include_in_schema=False)
+@probes.get("/healthz")
 async def healthz() -> Health:
     """The process lives."""
     return Health()
 
 
-@router.head("/readyz", include_in_schema=False)
-@router.get("/readyz")
+@probes.head("/readyz", include_in_schema=False)
+@probes.get("/readyz")
 def readyz(context: Ctx) -> Health:
     """Database, migrations and blobs are fine; else 503 with what is not."""
     complaints = [*_database(context), *_blobs(context)]
@@ -55,6 +62,18 @@ async def version() -> VersionAnswer:
     return VersionAnswer(version=gammabeta.__version__, python=platform.python_version(), torch=torch.__version__)
 
 
+@router.get("/metrics", response_class=PlainTextResponse)
+async def scraped(request: Request) -> Response:
+    """Metrics of this process for Prometheus, as its text or, if `Accept` names it, as OpenMetrics. It answers when the
+    database does not, too."""
+    context: Context = request.app.state.context  # not by its dependency, which asks what the database is
+    exposed = metrics.Exposed(await metrics.seen(context))
+    body, media_type = await anyio.to_thread.run_sync(
+        exposition.written, exposed, request.headers.get("accept"), limiter=context.scraping
+    )
+    return Response(body, headers={"Content-Type": media_type})
+
+
 def _database(context: Context) -> list[str]:
     try:
         complaint = migrations.complaint(context.database)
@@ -66,8 +85,8 @@ def _database(context: Context) -> list[str]:
 def _blobs(context: Context) -> list[str]:
     try:
         context.blobs.check()
-    except NoSpace as error:
+    except (NoSpace, NotReady) as error:
         return [error.message]
     except OSError as error:
-        return [f"The blob folder {context.blobs.root} must be writable. Received: {error.strerror}."]
+        return [f"The blob folder {context.blobs.location} must be writable. Received: {error.strerror}."]
     return []

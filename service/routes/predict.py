@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
@@ -16,14 +16,19 @@ from gammabeta.errors import InvalidRequest
 from gammabeta.schemas.base import Name, Request
 from gammabeta.schemas.predictions import Predictions
 from gammabeta.schemas.problems import invalid
+from service.access import By
 from service.bodies import whole
 from service.dependencies import Named, context_of
 from service.headers import header
+from service.keyring import Caller
 from service.runtime import answers, images, media
-from service.runtime.loading import Asked
 from service.shortcuts import Endpoint
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
+
+
+Address: TypeAlias = tuple[str, str | None, str | None]
+"""Model, version and alias."""
 
 
 class PredictQuery(Request):
@@ -49,26 +54,31 @@ _TEXT, _BINARY = {"schema": {"type": "string"}}, {"schema": {"type": "string", "
         "requestBody": {"content": {answers.CSV: _TEXT, **dict.fromkeys(images.MEDIA_TYPES, _BINARY)}},
     },
 )
-async def predict(name: Named, request: HttpRequest, query: Annotated[PredictQuery, Query()]) -> Response:  # noqa: ARG001
+async def predict(
+    name: Named,
+    request: HttpRequest,
+    caller: By,
+    query: Annotated[PredictQuery, Query()],  # noqa: ARG001
+) -> Response:
     """Predict rows of raw values in eval mode. Without `version` or `alias`: the alias `production` if it is set, else
     the newest version. A table's rows may come as CSV with a header row, an image as the file itself. `Accept` asks for
     the answer as CSV, or for the scores alone as float32."""
-    return await answer(request, name)
+    return await answer(request, caller, name)
 
 
-async def answer(request: HttpRequest, name: str) -> Response:
+async def answer(request: HttpRequest, caller: Caller, name: str) -> Response:
     """The same, for a request that nobody has looked at yet."""
     context = context_of(request)
     content_type, accept = header(request.scope, b"content-type"), header(request.scope, b"accept")
     read, write = media.reader(content_type), media.writer(accept)
     asked = addressed(name, request.scope["query_string"])
     body = await whole(request.receive)
-    loaded = await context.models.get(*asked)
+    loaded = await context.models.get(caller.project_id, *asked)
     answered = await context.predictor.predict(loaded, body, read=read, write=write, receive=request.receive)
     return Response(answered.body, headers=dict(answered.headers), media_type=answered.media_type)
 
 
-def addressed(name: str, query: bytes) -> Asked:
+def addressed(name: str, query: bytes) -> Address:
     """Model, version and alias of an address.
 
     Raises:
@@ -78,7 +88,7 @@ def addressed(name: str, query: bytes) -> Asked:
     return _kept(name, query) if len(query) <= KEPT_BYTES else _addressed(name, query)
 
 
-def _addressed(name: str, query: bytes) -> Asked:
+def _addressed(name: str, query: bytes) -> Address:
     try:
         _NAME.validate_python(name)
     except ValidationError as exc:

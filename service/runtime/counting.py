@@ -7,7 +7,8 @@
               compute_output         the answer written
     execution                        one batch: the rows of one request or of several
 
-They are changed on the event loop only, so that nothing is lost and no lock is needed.
+They are changed on the event loop only, so that nothing is lost and no lock is needed. `service/metrics.py` reads them
+beside it: of a request that is counted at that moment it may see a part.
 """
 
 from __future__ import annotations

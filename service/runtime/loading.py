@@ -1,6 +1,6 @@
 """Versions in memory: which version a request means, and the network of it, prepared for predictions.
 
-    (name, version?, alias?) ──resolved, until the revision moves──► (name, number) ──LRU by bytes──► LoadedVersion
+    Asked(project, model, version?, alias?) ──resolved, until the revision moves──► Key ──LRU by bytes──► LoadedVersion
 
 A network is built from its spec, its weights come from a blob whose sha256 is checked, and its batch-norm state comes
 from the rows and from nowhere else; the digest recomputed from the finished module must be that of the rows. Weights
@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeAlias
+from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 import anyio.to_thread
@@ -39,19 +39,13 @@ from gammabeta.schemas.models import FoldedLayer, Served, UnfoldedLayer, UnusedE
 from gammabeta.schemas.preprocessing import FittedPreprocessing, FittedTable
 from gammabeta.schemas.resolution import Task, plan_stored
 from gammabeta.store import models
-from gammabeta.store.blobs import FolderBlobs
 from gammabeta.store.engine import Database
-from gammabeta.store.tables import DEFAULT_PROJECT
+from gammabeta.store.stored import Blobs
 from service.runtime.batching import Cost, Line, Rows
 from service.runtime.computing import Computing
 from service.runtime.counting import Statistics
 from service.runtime.engines import Choice, Prepared, prepare
 from service.runtime.pacing import Pace
-
-Asked: TypeAlias = tuple[str, str | None, str | None]
-"""Model, version and alias, as a request has them."""
-Key: TypeAlias = tuple[str, str]
-"""Model and version."""
 
 STALE_SECONDS = 2.0
 """No replica is behind for longer."""
@@ -60,6 +54,27 @@ MARGIN_SECONDS = 0.2
 BYTES_OF_PARAMETER = 4
 
 log = logs.get(__name__)
+
+
+class Key(NamedTuple):
+    """Which version it is."""
+
+    project: str
+    model: str
+    version: str
+
+
+class Asked(NamedTuple):
+    """What a request has of it."""
+
+    project: str
+    model: str
+    version: str | None
+    alias: str | None
+
+    def key(self, number: str) -> Key:
+        """That of the version with this number."""
+        return Key(self.project, self.model, number)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -80,6 +95,7 @@ class Weights:
 class LoadedVersion:
     """A version whose network is in memory, in eval mode, with the engine that computes it."""
 
+    project_id: str
     version: Version
     network: Network
     task: Task
@@ -146,6 +162,7 @@ class Preparing:
 class Stored:
     """A version as the database has it."""
 
+    project_id: str
     version: Version
     state: BatchNormState
 
@@ -158,7 +175,7 @@ class Stored:
 class Loader:
     """Builds versions and verifies every part of them. For any number of threads."""
 
-    def __init__(self, database: Database, blobs: FolderBlobs, *, limit_bytes: int, preparing: Preparing) -> None:
+    def __init__(self, database: Database, blobs: Blobs, *, limit_bytes: int, preparing: Preparing) -> None:
         self._database, self._blobs = database, blobs
         self._limit, self._preparing = limit_bytes, preparing
         self._weights: WeakValueDictionary[str, Weights] = WeakValueDictionary()
@@ -171,10 +188,9 @@ class Loader:
             ArtifactCorrupt: the state is not complete.
             TooLargeToServe: it needs more memory than all versions together may have.
         """
-        name, number = key
         with self._database.read() as session:
-            row = models.get_version(session, DEFAULT_PROJECT, name, version=number)
-            found = Stored(models.version_schema(row), models.batchnorm_state(session, row))
+            row = models.get_version(session, *key)
+            found = Stored(key.project, models.version_schema(row), models.batchnorm_state(session, row))
         self._check_size(found.version, found.bytes)
         return found
 
@@ -198,7 +214,7 @@ class Loader:
             raise ArtifactCorrupt(
                 f"The batch-norm state of version {version.version} of '{version.model}' does not match its digest."
             )
-        loaded = self._prepared(version, network, task, weights)
+        loaded = self._prepared(found, network, task, weights)
         self._check_size(version, loaded.bytes)
         return loaded
 
@@ -206,12 +222,12 @@ class Loader:
         """The numbers of the versions that are meant, of those that there are."""
         found: dict[Asked, str] = {}
         with self._database.read() as session:
-            for name, version, alias in asked:
+            for each in asked:
                 try:
-                    row = models.get_version(session, DEFAULT_PROJECT, name, version=version, alias=alias)
+                    row = models.get_version(session, *each)
                 except NotFound:
                     continue
-                found[name, version, alias] = str(row.number)
+                found[each] = str(row.number)
         return found
 
     def number(self, asked: Asked) -> str:
@@ -220,14 +236,13 @@ class Loader:
         Raises:
             ModelNotFound, VersionNotFound.
         """
-        name, version, alias = asked
         with self._database.read() as session:
-            return str(models.get_version(session, DEFAULT_PROJECT, name, version=version, alias=alias).number)
+            return str(models.get_version(session, *asked).number)
 
     def revision(self) -> int:
         """Moves whenever what a name means may have changed."""
         with self._database.read() as session:
-            return models.revision(session, DEFAULT_PROJECT)
+            return models.revision(session)
 
     def _check_size(self, version: Version, size: int) -> None:
         if size > self._limit:
@@ -247,14 +262,15 @@ class Loader:
                 weights.tensors = state.live_weights(network)
         return weights
 
-    def _prepared(self, version: Version, network: Network, task: Task, weights: Weights) -> LoadedVersion:
-        chosen = self._preparing
+    def _prepared(self, found: Stored, network: Network, task: Task, weights: Weights) -> LoadedVersion:
+        chosen, version = self._preparing, found.version
         prepared = prepare(
             network, version.preprocessing, choice=chosen.choice, folded=chosen.folded, threads=chosen.threads
         )
         computing, statistics = Computing(prepared, task, model=version.model, version=version.version), Statistics()
         size = sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
         return LoadedVersion(
+            project_id=found.project_id,
             version=version,
             network=network,
             task=task,
@@ -273,7 +289,7 @@ def _blank(preprocessing: FittedPreprocessing, rows: int) -> Rows:
     return np.zeros((rows, *preprocessing.shape), dtype=np.float32)
 
 
-def read_weights(blobs: FolderBlobs, sha256: str) -> dict[str, Tensor]:
+def read_weights(blobs: Blobs, sha256: str) -> dict[str, Tensor]:
     """The tensors of a weights blob, once its checksum was found right.
 
     Raises:
@@ -300,7 +316,7 @@ class Models:
     """The versions that this process serves. All methods but `forget` run on the event loop."""
 
     def __init__(
-        self, database: Database, blobs: FolderBlobs, *, limit_bytes: int, preparing: Preparing | None = None
+        self, database: Database, blobs: Blobs, *, limit_bytes: int, preparing: Preparing | None = None
     ) -> None:
         self._limit = limit_bytes
         self._loader = Loader(database, blobs, limit_bytes=limit_bytes, preparing=preparing or Preparing())
@@ -315,14 +331,15 @@ class Models:
         # Apart from each other: who asks what a name means does not wait for those who load.
         self._resolvers, self._loaders = anyio.CapacityLimiter(16), anyio.CapacityLimiter(4)
 
-    async def get(self, name: str, version: str | None = None, alias: str | None = None) -> LoadedVersion:
+    async def get(self, project: str, name: str, version: str | None = None, alias: str | None = None) -> LoadedVersion:
         """The version that is meant, loaded.
 
         Raises:
             ModelNotFound, VersionNotFound.
             ArtifactCorrupt, TooLargeToServe: it cannot be served.
         """
-        key = (name, await self._number((name, version, alias)))
+        asked = Asked(project, name, version, alias)
+        key = asked.key(await self._number(asked))
         loaded = self._loaded.get(key)
         if loaded is None:
             # Who asked may go away; those who wait with him, and the next, want it all the same.
@@ -335,14 +352,23 @@ class Models:
         """All that is in memory, the longest unused first."""
         return tuple(self._loaded.values())
 
+    def held_of(self, project: str) -> tuple[LoadedVersion, ...]:
+        """Of these, those of a project."""
+        return tuple(each for each in self._loaded.values() if each.project_id == project)
+
+    @property
+    def bytes(self) -> int:
+        """What that takes, weights that several versions have counted once."""
+        return _bytes_together(self._loaded.values())
+
     @property
     def loading(self) -> frozenset[Key]:
         """What is about to be."""
         return frozenset(self._loading)
 
-    def drop(self, name: str, version: str | None = None) -> None:
+    def drop(self, project: str, name: str, version: str | None = None) -> None:
         """Take a version, or all of a model, out of memory. The next request loads it again."""
-        for key in [key for key in self._loaded if key[0] == name and version in (None, key[1])]:
+        for key in [key for key in self._loaded if key[:2] == (project, name) and version in (None, key.version)]:
             del self._loaded[key]
 
     def forget(self) -> None:
@@ -373,12 +399,12 @@ class Models:
         """Load what names mean now, while what they meant serves on. Where they move again meanwhile, no more time is
         given for that. Names of versions that are not in memory are resolved when they are next asked for."""
         before = self._resolved
-        asked = [each for each, number in before.items() if each[1] is None and (each[0], number) in self._loaded]
+        asked = [each for each, number in before.items() if each.version is None and each.key(number) in self._loaded]
         for each in before.keys() - asked:
             del before[each]
         now = await anyio.to_thread.run_sync(self._loader.resolve, asked, limiter=self._resolvers)
         for each, number in now.items():
-            key = (each[0], number)
+            key = each.key(number)
             if number != before.get(each) and key not in self._loaded:
                 self._load(key)
         move = self._move = Move(replaces=before, by=now, until=self._move.until if self._move else until)
@@ -389,7 +415,7 @@ class Models:
         move = self._move
         if move is None:
             return
-        pending = any((asked[0], number) in self._loading for asked, number in move.by.items())
+        pending = any(asked.key(number) in self._loading for asked, number in move.by.items())
         if not pending or move is late:
             if self._resolved is move.replaces:
                 self._resolved = move.by
@@ -419,8 +445,7 @@ class Models:
         self._loaded[key] = loaded
         log.info(
             "version loaded",
-            model=key[0],
-            version=key[1],
+            **key._asdict(),
             bytes=loaded.own_bytes,
             engine=loaded.prepared.engine.name,
             row_us=round(1e6 * loaded.line.cost.of(1)),
@@ -433,10 +458,10 @@ class Models:
             return
         error = loading.exception()
         if isinstance(error, GammabetaError):
-            log.warning("version not loaded", model=key[0], version=key[1], error=error.message)
+            log.warning("version not loaded", **key._asdict(), error=error.message)
         elif error is not None:
             # Nobody may be waiting for it who would say so.
-            log.error("version not loaded", model=key[0], version=key[1], exc_info=error)
+            log.error("version not loaded", **key._asdict(), exc_info=error)
 
     @asynccontextmanager
     async def _reserving(self, key: Key, found: Stored) -> AsyncIterator[None]:
@@ -467,7 +492,7 @@ class Models:
         take the room of what replaces it."""
         move = self._move
         for asked, number in move.by.items() if move else ():
-            if move and (asked[0], move.replaces.get(asked)) == evicted:
+            if move and asked.key(move.replaces.get(asked, "")) == evicted:
                 move.replaces[asked] = number
 
 

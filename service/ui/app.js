@@ -1,6 +1,7 @@
 // Shows jobs, models and data sets. Everything that a user wrote reaches the page as text, never as markup.
 
 const EVERY = 2000;
+const KEY = "gammabeta-key";
 const KIND_OF_STATE = {
   succeeded: "good", ready: "good",
   running: "busy", validating: "busy",
@@ -294,9 +295,39 @@ function keepingFocus(body, build) {
 const keyOf = (control) => `${control.closest("tr").dataset.key} ${control.getAttribute("href") ?? control.textContent}`;
 
 async function ask(path) {
-  const response = await fetch(path, { headers: { Accept: "application/json" }, cache: "no-store" });
+  const response = await fetch(path, { headers: { Accept: "application/json", ...authorization() }, cache: "no-store" });
+  if (response.status === 401) document.getElementById("entry").hidden = false;
   if (!response.ok) throw new Error(await refusal(response, path));
   return response.json();
+}
+
+// The key lives as long as the tab, and no other page sees it.
+function authorization() {
+  const key = sessionStorage.getItem(KEY);
+  return key ? { Authorization: `Bearer ${key}` } : {};
+}
+
+function enter(event) {
+  event.preventDefault();
+  const field = document.getElementById("key");
+  sessionStorage.setItem(KEY, field.value.trim());
+  field.value = "";
+  document.getElementById("entry").hidden = true;
+  tellVersion();
+  refresh();
+}
+
+// A link carries no key: what it leads to is fetched with it, and opened or saved from here.
+async function lead(event) {
+  const link = event.target.closest('a[href^="/v1/"]');
+  if (!link || !sessionStorage.getItem(KEY)) return;
+  event.preventDefault();
+  const response = await fetch(link.getAttribute("href"), { headers: authorization() });
+  const type = response.headers.get("Content-Type") ?? "";
+  const shown = new Blob([await response.blob()], { type: type.includes("json") ? "application/json" : type });
+  const [, file] = /filename="([^"]+)"/.exec(response.headers.get("Content-Disposition") ?? "") ?? [];
+  const kept = { href: URL.createObjectURL(shown), ...(file ? { download: file } : { target: "_blank", rel: "noopener" }) };
+  make("a", kept).click();
 }
 
 async function refusal(response, path) {
@@ -330,6 +361,12 @@ async function follow() {
   setTimeout(follow, EVERY);
 }
 
-ask("/v1/version").then((answer) => { document.getElementById("version").textContent = answer.version; }).catch(() => {});
+function tellVersion() {
+  ask("/v1/version").then((answer) => { document.getElementById("version").textContent = answer.version; }).catch(() => {});
+}
+
+tellVersion();
+document.getElementById("entry").addEventListener("submit", enter);
+document.addEventListener("click", lead);
 document.addEventListener("visibilitychange", () => { if (!document.hidden) refresh(); });
 follow();

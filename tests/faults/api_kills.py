@@ -27,7 +27,7 @@ from gammabeta.failpoints import Failpoint
 from gammabeta.schemas.jobs import JobState
 from gammabeta.store.jobs import INGEST
 from gammabeta.store.tables import DatasetRow, JobRow
-from service.dependencies import OWNER
+from service.keyring import ANYONE
 from tests.faults.figures import Row
 from tests.faults.relay import Relay, Runner
 from tests.faults.rig import Place, Scenario
@@ -255,7 +255,7 @@ def _finish(stage: Stage) -> Iterator[str]:
     for job_id in _queued(stage.shop):
         stage.shop.ended(job_id)
     with stage.shop.db.read() as session:
-        rows = {row.id: row for row in session.scalars(select(JobRow).where(JobRow.owner_id == OWNER))}
+        rows = {row.id: row for row in session.scalars(select(JobRow).where(JobRow.owner_id == ANYONE.owner_id))}
         ready = set(session.scalars(select(DatasetRow.id).where(DatasetRow.state == "ready")))
     for job_id in stage.jobs:
         yield from not_as(rows[job_id], state=JobState.SUCCEEDED) if job_id in rows else [f"{job_id} is lost"]

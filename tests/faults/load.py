@@ -27,7 +27,7 @@ from sqlalchemy import func, select
 
 from gammabeta.store.engine import Database
 from gammabeta.store.tables import AnswerRow, JobRow, VersionRow
-from service.dependencies import OWNER
+from service.keyring import ANYONE
 from tests.integration.workshop import until
 from tests.trainings import NETWORK
 
@@ -184,7 +184,7 @@ class Clients:
         """A sentence for each job that was accepted and is not there with its one version, and for each that is there
         twice, or without anybody having asked for it."""
         with db.read() as session:
-            jobs = {row.id: row for row in session.scalars(select(JobRow).where(JobRow.owner_id == OWNER))}
+            jobs = {row.id: row for row in session.scalars(select(JobRow).where(JobRow.owner_id == ANYONE.owner_id))}
             asked = set(session.scalars(select(AnswerRow.body["id"].as_string())))
             versions = dict(session.execute(select(VersionRow.job_id, func.count()).group_by(VersionRow.job_id)).all())
         ends = {each: "cancelled" if each in self.cancelled else "succeeded" for each in self.accepted.values()}

@@ -21,7 +21,7 @@ from sqlalchemy import select
 
 from gammabeta.store.engine import Database
 from gammabeta.store.tables import JobRow
-from service.dependencies import OWNER
+from service.keyring import ANYONE
 from tests.faults.figures import Row, at_most, p95, seconds
 from tests.faults.load import served
 from tests.faults.rig import Place, Scenario
@@ -117,7 +117,7 @@ def _body(dataset_id: str) -> bytes:
 def _not_once(db: Database, submitters: Submitters, n: int) -> list[str]:
     """A sentence for each key without exactly one job, and each job without a key."""
     with db.read() as session:
-        stored = set(session.scalars(select(JobRow.id).where(JobRow.owner_id == OWNER)))
+        stored = set(session.scalars(select(JobRow.id).where(JobRow.owner_id == ANYONE.owner_id)))
     said = [f"{key} has the jobs {sorted(ids)}" for key, ids in submitters.accepted.items() if len(ids) != 1]
     told = {job_id for ids in submitters.accepted.values() for job_id in ids}
     said += [f"{job_id} was promised and is not there" for job_id in sorted(told - stored)]

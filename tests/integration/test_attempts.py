@@ -6,7 +6,7 @@ import errno
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PosixPath
 from typing import Any
 
@@ -20,15 +20,17 @@ from gammabeta.store import checkpoints, datasets, jobs
 from gammabeta.store.blobs import FolderBlobs
 from gammabeta.store.engine import Database
 from gammabeta.store.jobs import Claim, Outcome
+from gammabeta.store.stored import Tree
 from gammabeta.store.tables import DEFAULT_PROJECT, JobRow
 from tests.integration.samples import TTL, attempt, claimed, dataset, submit
 from worker.attempts import Surroundings
 from worker.children import Death
 from worker.ingestion import ingest
 from worker.inputs import Inputs
-from worker.messages import Done, IngestFile, Order, Report
+from worker.messages import Checkpoint, Done, IngestFile, Order, Report
 from worker.settings import WorkerSettings
 from worker.slots import Slot
+from worker.training_attempts import TrainingAttempt
 
 CSV = {"format": "csv", "target": "y", "split": None}
 
@@ -214,6 +216,26 @@ def test_a_full_disk_is_tried_again_and_the_checkpoint_stays(bench: Bench) -> No
     with bench.db.write() as session:
         assert [row.step for row in checkpoints.checkpoints_of(session, held.job_id)] == [10]
         checkpoints.forget(session, held.job_id, fence=1)  # whose bytes were never there
+
+
+class Unanswered(FolderBlobs):
+    """A store that is away when a checkpoint comes."""
+
+    def put_tree(self, prefix: str, folder: Path) -> Tree:
+        raise NotReady(f"{folder} must be stored as {prefix}, and nobody answers")
+
+
+def test_a_checkpoint_that_the_store_does_not_take_leaves_the_training_with_the_one_before(bench: Bench) -> None:
+    held, around = claimed(bench.db), bench.slot(Lane.TRAIN)._around
+    training = TrainingAttempt(held, replace(around, blobs=Unanswered(bench.home / "blobs")), device="cpu")
+    folder = bench.home / "ckpt-10"
+    folder.mkdir()
+    training.hear(Checkpoint(path=folder, step=10))
+    training.flush()
+    job = bench.job(held.job_id)
+    assert (job.state, [each["code"] for each in job.warnings]) == (JobState.RUNNING, ["not_ready"])
+    assert not folder.exists()
+    assert not training.lease.lost.is_set()
 
 
 def test_a_child_without_a_word_has_the_grace_of_a_cancelled_one_to_end(bench: Bench) -> None:

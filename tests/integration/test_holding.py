@@ -15,9 +15,10 @@ from sqlalchemy.orm import Session
 from gammabeta.errors import NoSpace, NotReady
 from gammabeta.schemas.jobs import Lane
 from gammabeta.store import checkpoints, events, jobs, listing
-from gammabeta.store.blobs import FolderBlobs, Tree
+from gammabeta.store.blobs import FolderBlobs
 from gammabeta.store.engine import Database
 from gammabeta.store.jobs import Claim, Outcome
+from gammabeta.store.stored import Tree
 from gammabeta.store.tables import DEFAULT_PROJECT
 from tests.integration.databases import Clock
 from tests.integration.samples import TTL, attempt, claim, claimed, dataset, submit

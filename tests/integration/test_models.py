@@ -44,7 +44,7 @@ def set_alias(db: Database, alias: str, version: str) -> None:
 
 def revision(db: Database) -> int:
     with db.read() as session:
-        return models.revision(session, DEFAULT_PROJECT)
+        return models.revision(session)
 
 
 def test_a_version_has_what_was_published(db: Database) -> None:

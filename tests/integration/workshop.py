@@ -22,6 +22,7 @@ from gammabeta.schemas.resolution import resolve
 from gammabeta.store import checkpoints, datasets, events, jobs, models
 from gammabeta.store.blobs import open_blobs
 from gammabeta.store.engine import Database
+from gammabeta.store.settings import StoreSettings
 from gammabeta.store.tables import DEFAULT_PROJECT, CheckpointRow, JobRow, new_id
 from tests.integration.auditor import audit, of_running
 from tests.trainings import NETWORK, blobs
@@ -143,9 +144,11 @@ def alive(pids: set[int]) -> set[int]:
 class Workshop:
     """A database, blobs, and any number of workers."""
 
-    def __init__(self, home: Path, url: str) -> None:
+    def __init__(
+        self, home: Path, url: str, *, blobs: str | None = None, environment: dict[str, str] | None = None
+    ) -> None:
         self.home, self.db = home, Database(url)
-        self.blobs = open_blobs(str(home / "blobs"))
+        self.blobs = open_blobs(StoreSettings(home=home, blobs=blobs))
         self._environment = {
             "PATH": os.environ["PATH"],
             "OMP_NUM_THREADS": "1",
@@ -153,7 +156,9 @@ class Workshop:
             "GAMMABETA_DATABASE_URL": url,
             "GAMMABETA_API_KEY": SECRET,
             "PGAPPNAME": SECRET,
-        }
+        } | (environment or {})
+        if blobs is not None:
+            self._environment["GAMMABETA_BLOBS"] = blobs
         self._workers: list[Worker] = []
         self._seen: set[str] = set()
         self.audited = False
@@ -180,6 +185,10 @@ class Workshop:
         settings = {"GAMMABETA_PORT": str(port), "REINS": str(reins), "PYTHONPATH": str(ROOT)}
         return self._start(self._environment | settings, "tests.faults.service")
 
+    def run(self, module: str, **environment: str) -> Worker:
+        """A program as a user runs it, with this in its environment too."""
+        return self._start(self._environment | environment, module)
+
     def processes(self) -> set[int]:
         """Steered workers and all that they have started, whoever their parent is by now."""
         return {pid for pid, _ in _processes() if _mark(pid) == str(self.home)}
@@ -204,7 +213,7 @@ class Workshop:
     def upload(self, data: bytes, **options: Any) -> tuple[str, str]:
         """As the service does it: the data set and the job that reads it."""
         dataset_id = new_id("ds")
-        self.blobs.upload_path(dataset_id).write_bytes(data)
+        self._keep_upload(dataset_id, data)
         with self.db.write() as session:
             datasets.create(
                 session,
@@ -225,8 +234,13 @@ class Workshop:
             datasets.begin_second_split(session, row, bytes=len(data), sha256="0" * 64, options=options)
             job_id = jobs.submit(session, _ingestion(dataset_id, options)).id
             # As the service does: under the lock, or the worker could take it for the first file, and remove it.
-            self.blobs.upload_path(dataset_id).write_bytes(data)
+            self._keep_upload(dataset_id, data)
         return job_id
+
+    def _keep_upload(self, dataset_id: str, data: bytes) -> None:
+        received = self.blobs.receiving_path(dataset_id)
+        received.write_bytes(data)
+        self.blobs.keep_upload(received, dataset_id)
 
     def ready_dataset(self) -> str:
         """Well separated classes."""
@@ -396,9 +410,9 @@ def _ingestion(dataset_id: str, options: dict[str, Any]) -> jobs.NewJob:
 
 
 @contextmanager
-def workshop(home: Path, url: str) -> Iterator[Workshop]:
-    """Nothing of it lives on."""
-    made = Workshop(home, url)
+def workshop(home: Path, url: str, **where: Any) -> Iterator[Workshop]:
+    """Nothing of it lives on. `where`: its blobs, if they are not in its home, and what one needs to reach them."""
+    made = Workshop(home, url, **where)
     try:
         yield made
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from gammabeta.errors import ArtifactCorrupt, NotSupported
 from gammabeta.files import Files
 from gammabeta.store.blobs import FolderBlobs, open_blobs
+from gammabeta.store.settings import StoreSettings
 
 DATA = bytes(range(256)) * 9_000
 SHA256 = hashlib.sha256(DATA).hexdigest()
@@ -194,11 +196,26 @@ def test_the_name_of_an_upload_and_of_its_folder_is_synced(tmp_path: Path) -> No
     assert noted.order == [f"sync {tmp_path.name}/", "sync blobs/", "rename ds_1", "sync uploads/", "sync blobs/"]
 
 
-def test_a_folder_is_opened_and_an_object_store_is_not_supported(tmp_path: Path) -> None:
-    assert open_blobs(str(tmp_path)).root == tmp_path
-    assert open_blobs(f"file://{tmp_path}").root == tmp_path
-    with pytest.raises(NotSupported, match="folder"):
-        open_blobs("s3://bucket/prefix")
+def test_a_folder_is_opened(tmp_path: Path) -> None:
+    assert open_blobs(StoreSettings(home=tmp_path)).location == str(tmp_path / "blobs")
+    for address in (str(tmp_path), f"file://{tmp_path}"):
+        assert open_blobs(StoreSettings(blobs=address)).location == str(tmp_path)
+
+
+def test_a_bucket_without_the_extra_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gammabeta.store.blobs.find_spec", {"obstore": None}.get)
+    with pytest.raises(NotSupported, match=r"pip install 'gammabeta\[objects\]'"):
+        open_blobs(StoreSettings(blobs="s3://bucket/prefix"))
+
+
+def test_a_folder_needs_no_library_for_buckets(tmp_path: Path) -> None:
+    program = (
+        "import sys; from gammabeta.store.blobs import open_blobs; from gammabeta.store.settings import StoreSettings; "
+        "open_blobs(StoreSettings()).check(); print('obstore' in sys.modules)"
+    )
+    home = {**os.environ, "GAMMABETA_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=home)
+    assert done.stdout.strip() == "False"
 
 
 def test_the_check_tells_whether_blobs_can_be_stored(blobs: FolderBlobs) -> None:

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from bench import reliability
 from gammabeta.cli.main import app
 from gammabeta.client.client import Client
-from gammabeta.client.resources import Datasets, Jobs, Models
+from gammabeta.client.resources import Datasets, Jobs, Keys, Models
 from gammabeta.client.waiting import JobHandle
 from gammabeta.nets.state import weights_of
 from gammabeta.schemas.jobs import JobRequest
@@ -127,6 +127,7 @@ RESOURCES = {
     "client.datasets": Datasets,
     "client.jobs": Jobs,
     "client.models": Models,
+    "client.keys": Keys,
     "job": JobHandle,
 }
 

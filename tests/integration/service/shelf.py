@@ -43,6 +43,7 @@ class Shelf:
     database: Database
     blobs: FolderBlobs
     scratch: Path
+    project: str = DEFAULT_PROJECT
 
     def version(
         self,
@@ -75,7 +76,7 @@ class Shelf:
         manifest = _manifest(self, x, y)
         with self.database.write() as session:
             row = datasets.create(
-                session, project_id=DEFAULT_PROJECT, name=name, format="csv", bytes=1, sha256="0" * 64, options={}
+                session, project_id=self.project, name=name, format="csv", bytes=1, sha256="0" * 64, options={}
             )
             job = self._claimed(session, jobs.INGEST, None, row.id)
             assert publishing.publish_dataset(session, job_id=job, fence=1, dataset_id=row.id, manifest=manifest)
@@ -83,7 +84,7 @@ class Shelf:
 
     def _claimed(self, session: Any, kind: str, model: str | None, dataset_id: str | None = None) -> str:
         new = jobs.NewJob(
-            project_id=DEFAULT_PROJECT,
+            project_id=self.project,
             owner_id="test",
             kind=kind,
             lane=Lane.LIGHT,

@@ -43,7 +43,7 @@ def narrow(start: Callable[..., Any]) -> Iterator[Service]:
 def test_room_is_made_before_a_version_is_loaded(narrow: Service) -> None:
     with ThreadPoolExecutor(1) as client, held_back(narrow, "moving", "2"):
         waiting = client.submit(predict, narrow, "moving", version="2")
-        eventually(lambda: ("moving", "2") in held(narrow).loading and not held(narrow).held)
+        eventually(lambda: ("default", "moving", "2") in held(narrow).loading and not held(narrow).held)
         assert not waiting.done()
         # It is asked for meanwhile, and there is no room for both.
         other = client.submit(predict, narrow, "moving", version="1")
@@ -56,10 +56,10 @@ def test_versions_that_do_not_fit_together_are_loaded_one_after_the_other(narrow
     with ThreadPoolExecutor(2) as clients:
         with held_back(narrow, "moving", "2"):
             two = clients.submit(predict, narrow, "moving", version="2")
-            eventually(lambda: ("moving", "2") in held(narrow)._reserved)
+            eventually(lambda: ("default", "moving", "2") in held(narrow)._reserved)
             one = clients.submit(predict, narrow, "moving", version="1")
-            eventually(lambda: held(narrow).loading == {("moving", "1"), ("moving", "2")})
-            assert list(held(narrow)._reserved) == [("moving", "2")]
+            eventually(lambda: held(narrow).loading == {("default", "moving", "1"), ("default", "moving", "2")})
+            assert list(held(narrow)._reserved) == [("default", "moving", "2")]
         assert (one.result().status_code, two.result().status_code) == (200, 200)
 
 
@@ -70,13 +70,13 @@ def test_version_that_made_room_for_what_replaces_it_is_not_loaded_again(narrow:
             eventually(lambda: not held(narrow).held)
             waiting = client.submit(predict, narrow, "moving")
             eventually(lambda: meant(narrow) == "2", seconds=1)
-            assert held(narrow).loading == {("moving", "2")}
+            assert held(narrow).loading == {("default", "moving", "2")}
         assert waiting.result().json()["version"] == "2"
     assert [each.version.version for each in held(narrow).held] == ["2"]
 
 
 def test_what_is_not_in_memory_is_not_loaded_because_its_name_moves(narrow: Service) -> None:
-    held(narrow).drop("moving")
+    held(narrow).drop("default", "moving")
     move_elsewhere(narrow, "2")
     eventually(lambda: meant(narrow) is None)
     assert held(narrow).loading == frozenset()

@@ -407,5 +407,5 @@ def test_what_was_used_longest_ago_makes_room(start: Callable[..., Any]) -> None
             service.shelf.version(name)
         for name in ("one", "two", "one", "three"):
             loaded = _loaded(service, name)
-        assert [model for model, _ in loaded] == ["one", "three"]
+        assert [key.model for key in loaded] == ["one", "three"]
         assert predict(service, "two").status_code == 200

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
+from structlog.testing import capture_logs
 
 import gammabeta
 from service.__main__ import main
@@ -81,7 +83,7 @@ def test_presets_come_with_their_schema(service: Service) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/v1", "/v1/", "/v1/nothing", "/v1/jobs/", "/v3/health/live", "/v1/keys", "/metrics", "/static"]
+    "path", ["/v1", "/v1/", "/v1/nothing", "/v1/jobs/", "/v3/health/live", "/v1/keys/", "/metrics/x", "/static"]
 )
 def test_what_is_not_there_is_a_problem(service: Service, path: str) -> None:
     answer = service.http.get(path)
@@ -126,10 +128,10 @@ def test_importing_the_service_loads_no_parser_of_data_sets() -> None:
 @pytest.mark.parametrize(
     ("environment", "words"),
     [
-        ({"GAMMABETA_HOST": "10.0.0.1"}, "no API keys yet"),
+        ({"GAMMABETA_HOST": "10.0.0.1"}, "gammabeta db upgrade"),
         ({"GAMMABETA_PORT": "many"}, "port"),
         ({"GAMMABETA_DATABASE_URL": "mysql://x"}, "GAMMABETA_DATABASE_URL"),
-        ({"GAMMABETA_BLOBS": "s3://bucket/prefix"}, "GAMMABETA_BLOBS"),
+        ({"GAMMABETA_BLOBS": "ftp://host/prefix"}, "GAMMABETA_BLOBS"),
         ({}, "gammabeta db upgrade"),
     ],
 )
@@ -169,3 +171,26 @@ def test_the_description_opens_nothing(
     assert main() == 0
     assert json.loads(capsys.readouterr().out)["info"]["title"] == "gammabeta"
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_every_answer_names_its_request(service: Service) -> None:
+    for method, path, headers in (
+        ("GET", "/healthz", {}),
+        ("GET", "/nowhere", {}),
+        ("POST", "/v1/models/none/predict", {}),
+        ("GET", "/ui/", {}),
+        ("GET", "/v1/jobs", {"Host": "evil.example"}),
+    ):
+        own = service.http.request(method, path, headers=headers | {"X-Request-Id": "mine-1"})
+        assert own.headers.get_list("x-request-id") == ["mine-1"]
+        made = [service.http.request(method, path, headers=headers).headers["x-request-id"] for _ in range(2)]
+        assert len({"mine-1", *made}) == 3
+
+
+def test_a_bug_is_answered_and_logged_under_the_same_id(start: Callable[..., Any]) -> None:
+    with start() as broken, capture_logs(processors=[structlog.contextvars.merge_contextvars]) as lines:
+        broken.server.app.api.state.context = None
+        answer = broken.http.get("/v1/jobs", headers={"X-Request-Id": "mine-2"})
+        broken.server.app.api.state.context = _Stoppable()
+    assert answer.headers["x-request-id"] == "mine-2"
+    assert [each["request_id"] for each in lines if each["event"] == "unexpected error"] == ["mine-2"]

@@ -12,13 +12,15 @@ import pytest
 from sqlalchemy.orm import Session
 
 from gammabeta.schemas.jobs import Lane
+from gammabeta.schemas.keys import KeyRequest, Scope
 from gammabeta.schemas.networks import LayersNetwork
 from gammabeta.schemas.preprocessing import FittedTable, NumericColumn
-from gammabeta.store import jobs, publishing
+from gammabeta.store import jobs, keys, publishing
+from gammabeta.store.tables import DEFAULT_PROJECT
 from service.runtime.engines import Refusal
 from tests.integration.service import browser
 from tests.integration.service.browser import Page
-from tests.integration.service.conftest import Service
+from tests.integration.service.conftest import Service, eventually
 
 AGES = FittedTable(columns=(NumericColumn(name="age", fill=38.0),))
 """A column of the shelf's data sets."""
@@ -52,7 +54,7 @@ TOO_WIDE = """(() => {
   };
   return [
     ...places.filter((each) => each.scrollWidth > each.clientWidth).map((each) => each.className || each.tagName),
-    ...[...document.querySelectorAll("a, button")].filter(hidden).map((each) => each.textContent)];
+    ...[...document.querySelectorAll(":is(a, button):not([hidden] *)")].filter(hidden).map((each) => each.textContent)];
 })()"""
 # What each cell of a model's row says that it is of, which it need not beneath a heading.
 LABELS = """[...document.querySelectorAll("#models tr:first-child td")].map(
@@ -326,3 +328,58 @@ def _loaded(service: Service) -> Any:
 
 def _network(service: Service) -> Any:
     return _loaded(service).network
+
+
+ENTRY = 'document.querySelector("#entry:not([hidden])")'
+"""The field for a key, where it is shown."""
+ENTERED = 'document.getElementById("key").value = "%s", document.getElementById("entry").requestSubmit()'
+"""A key, typed and sent."""
+
+
+def test_a_key_is_asked_for_and_kept_in_the_tab_alone(page: Page, start: Callable[..., Any]) -> None:
+    with start() as service:
+        shelf, scopes = service.shelf, (Scope.READ,)
+        shelf.version("guarded", AGES)
+        with shelf.database.write() as session:
+            made = keys.create(session, DEFAULT_PROJECT, KeyRequest(name="page", scopes=scopes))
+        eventually(lambda: service.http.get("/v1/jobs").status_code == 401)
+        page.open(f"{service.url}/ui/")
+        page.until(ENTRY)
+        for width in (320, 720, 1_280):
+            with page.wide(width):
+                assert page.evaluate(TOO_WIDE) == []
+        page.evaluate(ENTERED % f"{made.key}"[:-1])
+        page.until('document.querySelector("#state").title.includes("mistyped")')
+        page.evaluate(ENTERED % made.key)
+        page.until('document.querySelector("#models")?.textContent.includes("guarded")')
+        assert page.until('document.getElementById("version").textContent')
+        assert page.evaluate(ENTRY) is None
+        assert page.evaluate('[document.getElementById("key").value, localStorage.length, document.cookie]') == [
+            "",
+            0,
+            "",
+        ]
+        page.open(f"{service.url}/ui/")
+        page.until('document.querySelector("#models")?.textContent.includes("guarded")')
+
+
+def test_links_lead_on_with_the_key(page: Page, start: Callable[..., Any]) -> None:
+    with start() as service:
+        service.shelf.version("guarded", AGES)
+        with service.shelf.database.write() as session:
+            made = keys.create(session, DEFAULT_PROJECT, KeyRequest(name="page", scopes=(Scope.READ,)))
+        eventually(lambda: service.http.get("/v1/jobs").status_code == 401)
+        page.open(f"{service.url}/ui/")
+        page.until(ENTRY)
+        page.evaluate(ENTERED % made.key)
+        page.until("document.querySelector('#models a[href$=\"/versions/1\"]')")
+        # What is opened in a tab of its own.
+        opened = """new Promise((done) => {
+          const make = URL.createObjectURL;
+          URL.createObjectURL = (blob) => {
+            blob.text().then((text) => done([blob.type, JSON.parse(text).model]));
+            return make(blob);
+          };
+          document.querySelector('#models a[href$="/versions/1"]').click();
+        })"""
+        assert page.evaluate(opened) == ["application/json", "guarded"]

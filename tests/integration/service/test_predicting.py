@@ -274,7 +274,7 @@ def test_loading_one_model_holds_up_no_other(start: Callable[..., Any]) -> None:
             service.shelf.version(name, PAIRS, seed=seed)
         with held_back(service, "stuck", "1"):
             waiting = [clients.submit(predict, service, "stuck") for _ in range(2)]
-            eventually(lambda: held(service).loading == {("stuck", "1")})
+            eventually(lambda: held(service).loading == {("default", "stuck", "1")})
             assert predict(service, "other").status_code == 200
             assert not any(each.done() for each in waiting)
         assert [each.result().status_code for each in waiting] == [200, 200]
@@ -351,7 +351,7 @@ def moving(start: Callable[..., Any]) -> Iterator[Service]:
 
 def meant(service: Service) -> str | None:
     """The version that the name of the model stands for, if that is known without asking the database."""
-    return held(service)._resolved.get(("moving", None, None))
+    return held(service)._resolved.get(("default", "moving", None, None))
 
 
 def move_elsewhere(service: Service, version: str) -> None:
@@ -363,7 +363,7 @@ def move_elsewhere(service: Service, version: str) -> None:
 def test_what_another_replica_moved_is_loaded_before_it_is_used(moving: Service) -> None:
     with held_back(moving, "moving", "2"):
         move_elsewhere(moving, "2")
-        eventually(lambda: ("moving", "2") in held(moving).loading)
+        eventually(lambda: ("default", "moving", "2") in held(moving).loading)
         assert predict(moving, "moving").json()["version"] == "1"
     eventually(lambda: predict(moving, "moving").json()["version"] == "2", seconds=2)
 
@@ -389,8 +389,8 @@ def test_an_alias_that_moves_to_what_cannot_be_served_says_why(moving: Service) 
 
 
 def test_what_was_dropped_is_loaded_again(moving: Service) -> None:
-    held(moving).drop("moving", "7")
+    held(moving).drop("default", "moving", "7")
     assert len(held(moving).held) == 1
-    held(moving).drop("moving")
+    held(moving).drop("default", "moving")
     assert held(moving).held == ()
     assert predict(moving, "moving").status_code == 200

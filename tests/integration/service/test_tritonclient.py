@@ -84,12 +84,23 @@ def test_the_server_says_that_it_lives_and_what_it_is(client: InferenceServerCli
     assert {"binary_tensor_data", "classification", "model_repository", "statistics"} <= set(told["extensions"])
 
 
-def test_a_server_without_its_database_lives_and_is_not_ready(start: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_server_that_has_not_read_its_keys_lets_nobody_in_and_says_why(
+    start: Callable[..., Any], tmp_path: Path
+) -> None:
     with start(home=tmp_path) as bare:
-        assert bare.http.get("/v2/health/live").status_code == 200
-        answer = bare.http.get("/v2/health/ready")
-    assert answer.status_code == 503
-    assert "gammabeta db upgrade" in answer.json()["error"]
+        assert bare.http.get("/healthz").status_code == 200
+        answers = [bare.http.get(f"/v2/health/{word}") for word in ("live", "ready")]
+    assert [answer.status_code for answer in answers] == [503, 503]
+    assert all("gammabeta db upgrade" in answer.json()["error"] for answer in answers)
+
+
+def test_a_server_that_is_not_ready_lives(start: Callable[..., Any], migrated: Path, tmp_path: Path) -> None:
+    (tmp_path / "gammabeta.db").write_bytes(migrated.read_bytes())
+    (tmp_path / "blobs").write_text("a file where the folder should be")
+    with start(home=tmp_path) as blocked:
+        answers = [blocked.http.get(f"/v2/health/{word}") for word in ("live", "ready")]
+    assert [answer.status_code for answer in answers] == [200, 503]
+    assert "blob folder" in answers[1].json()["error"]
 
 
 def test_a_model_says_what_it_takes_and_gives(client: InferenceServerClient, flat: Network) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from gammabeta.store import workers
 from gammabeta.store.engine import Database
 from gammabeta.store.tables import now_ms
+from tests.integration.samples import submit
 from tests.integration.service.conftest import Service, eventually
 
 
@@ -26,12 +27,13 @@ def test_workers_are_listed_with_slots_devices_and_jobs(start: Callable[..., Any
     with start() as service:
         empty = service.http.get("/v1/workers").json()
         assert empty == {"data": [], "first_id": None, "last_id": None, "has_more": False}
-        begin(service.shelf.database, "box-1", "cuda:0", "cuda:1", **{"train-1": "job_1"})
+        job = submit(service.shelf.database)
+        begin(service.shelf.database, "box-1", "cuda:0", "cuda:1", **{"train-1": job})
         (shown,) = listed(service)
     assert (shown["id"], shown["hostname"], shown["pid"], shown["silent"]) == ("box-1", "box", os.getpid(), False)
     assert shown["slots"] == [
         {"name": "train-0", "device": "cuda:0", "job": None},
-        {"name": "train-1", "device": "cuda:1", "job": "job_1"},
+        {"name": "train-1", "device": "cuda:1", "job": job},
         {"name": "light", "device": "cpu", "job": None},
     ]
     assert shown["started_at"] <= shown["last_heartbeat"]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gammabeta.cli import show
+from gammabeta.cli import admin, show
 from gammabeta.cli.settings import from_environment
 from tests.unit.cli.conftest import Run
 from worker.settings import WorkerSettings
@@ -43,12 +43,38 @@ def test_a_wrong_setting_is_named_by_its_variable(run: Run, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org"])  # noqa: S104 (must be refused)
-def test_an_address_that_others_reach_is_refused_before_anything_is_started(
-    run: Run, tmp_path: Path, host: str
+def test_an_address_that_others_reach_is_refused_without_a_key_before_anything_is_started(
+    run: Run, tmp_path: Path, host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ran = run("up", "--host", host, "--port", "0", "--home", str(tmp_path / "home"))
-    assert (ran.code, ran.err.count("\n"), (tmp_path / "home").exists()) == (2, 1, False)
+    monkeypatch.setattr(admin, "free_port", _as_asked)  # not all of them are addresses of this machine
+    home = tmp_path / "home"
+    ran = run("up", "--host", host, "--port", "0", "--home", str(home))
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
     assert "--host: must be a loopback address" in ran.err
+    assert "gammabeta keys create" in ran.err
+    monkeypatch.setenv("GAMMABETA_HOME", str(home))
+    assert run("keys", "create", "--name", "all", "--scope", "read").code == 0
+    admin._check_key(host, home)
+
+
+def _as_asked(_: str, port: int) -> int:
+    return port
+
+
+@pytest.mark.parametrize(
+    ("host", "reached"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("localhost", "localhost"),
+        ("0.0.0.0", "127.0.0.1"),  # noqa: S104 (is not listened on)
+        ("::", "127.0.0.1"),
+        ("::1", "[::1]"),
+        ("[::1]", "[::1]"),
+        ("10.0.0.1", "10.0.0.1"),
+    ],
+)
+def test_the_address_that_is_told_can_be_reached(host: str, reached: str) -> None:
+    assert admin.reached_at(host) == reached
 
 
 @pytest.mark.parametrize(("port", "told"), [(8000, False), (8123, True)])

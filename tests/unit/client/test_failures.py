@@ -31,6 +31,8 @@ def test_no_two_classes_share_a_code() -> None:
     ("status", "cls"),
     [
         (400, errors.MalformedRequest),
+        (401, errors.Unauthorized),
+        (403, errors.Forbidden),
         (404, errors.NotFound),
         (408, errors.TooSlow),
         (409, errors.Conflict),

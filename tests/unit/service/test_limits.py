@@ -74,6 +74,18 @@ def test_after_a_refusal_the_connection_ends() -> None:
         assert sent.headers["connection"] == "close"
 
 
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refusal_before_the_body_is_read_ends_the_connection(status: int) -> None:
+    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+        await Response(status_code=status)(scope, receive, send)
+
+    app = BodyLimits(refuse, SETTINGS)
+    for headers in ({"Content-Length": "10"}, {"Transfer-Encoding": "chunked"}):
+        assert request(app, "POST", headers=headers, chunks=[b"x" * 10]).headers["connection"] == "close"
+    for headers in ({}, {"Content-Length": "0"}):
+        assert "connection" not in request(app, "POST", headers=headers).headers
+
+
 def test_a_body_at_the_limit_passes() -> None:
     reader = Reader()
     sent = request(BodyLimits(reader, SETTINGS), "POST", headers={"Content-Length": "10"}, chunks=[b"x" * 10])

@@ -25,6 +25,11 @@ def test_allowed_hosts_come_from_one_variable(monkeypatch: pytest.MonkeyPatch) -
     assert {"ml.example.org", "box", "localhost"} <= ServiceSettings().hosts
 
 
+@pytest.mark.parametrize(("host", "name"), [("10.0.0.1", "10.0.0.1"), ("fe80::1", "[fe80::1]"), ("[::1]", "[::1]")])
+def test_the_address_to_listen_on_is_a_name_of_the_service(host: str, name: str) -> None:
+    assert name in ServiceSettings(host=host).hosts
+
+
 def test_service_and_worker_share_no_variable_but_those_of_the_store() -> None:
     """`gammabeta up` starts both in one environment. What they do share means the same in both."""
     shared = ServiceSettings.model_fields.keys() & WorkerSettings.model_fields.keys()

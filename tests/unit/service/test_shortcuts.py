@@ -5,7 +5,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from gammabeta.errors import GammabetaError, InvalidRequest, Overloaded
+from gammabeta.errors import Forbidden, GammabetaError, InvalidRequest, Overloaded, Unauthorized
 from service.routes import predict
 from service.routes.predict import addressed
 from service.shortcuts import Shortcuts
@@ -16,13 +16,24 @@ async def elsewhere(scope: Scope, receive: Receive, send: Send) -> None:
     await PlainTextResponse("elsewhere", status_code=404)(scope, receive, send)
 
 
-def asked(path: str, *, method: str = "POST", error: Exception | None = None) -> Sent:
-    async def endpoint(request: Request, name: str) -> Response:
+def asked(
+    path: str,
+    *,
+    method: str = "POST",
+    error: Exception | None = None,
+    refusal: GammabetaError | None = None,
+) -> Sent:
+    async def endpoint(request: Request, caller: str, name: str) -> Response:
         if error is not None:
             raise error
-        return PlainTextResponse(f"{name}: {len(await request.body())}")
+        return PlainTextResponse(f"{name}: {len(await request.body())} of {caller}")
 
-    app = Shortcuts(elsewhere, {"/models/{name}/predict": endpoint})
+    def admit(request: Request) -> str:
+        if refusal is not None:
+            raise refusal
+        return "me"
+
+    app = Shortcuts(elsewhere, {"/models/{name}/predict": endpoint}, admit=admit)
     return request(app, method, path, chunks=[b"12", b"3"])
 
 
@@ -31,7 +42,7 @@ def text(sent: Sent) -> str:
 
 
 def test_a_post_goes_straight_to_its_endpoint() -> None:
-    assert text(asked("/models/digits/predict")) == "digits: 3"
+    assert text(asked("/models/digits/predict")) == "digits: 3 of me"
 
 
 @pytest.mark.parametrize(
@@ -54,6 +65,12 @@ def test_all_else_goes_on(method: str, path: str) -> None:
 )
 def test_errors_are_problems_as_from_any_route(error: Exception, status: int) -> None:
     assert asked("/models/digits/predict", error=error).status == status
+
+
+def test_who_is_not_admitted_reaches_no_endpoint() -> None:
+    refused = asked("/models/digits/predict", refusal=Unauthorized(), error=ZeroDivisionError("the endpoint ran"))
+    assert (refused.status, refused.headers["www-authenticate"]) == (401, "Bearer")
+    assert asked("/models/digits/predict", refusal=Forbidden()).status == 403
 
 
 def test_an_error_keeps_nothing_of_its_request() -> None:

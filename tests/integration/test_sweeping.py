@@ -1,0 +1,121 @@
+"""What nobody needs goes, and nothing else, wherever it is stored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gammabeta.store import jobs, publishing
+from gammabeta.store.blobs import open_blobs
+from gammabeta.store.engine import Database
+from gammabeta.store.settings import StoreSettings
+from gammabeta.store.stored import ASIDE, Blobs
+from gammabeta.store.tables import DEFAULT_PROJECT, DatasetRow
+from tests.buckets import S3
+from tests.integration.samples import TTL, attempt, claim, claimed, dataset, publication, submit
+from worker import keeping
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def stored(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Blobs:
+    address = str(tmp_path / "blobs")
+    if request.param == "bucket":
+        s3: S3 = request.getfixturevalue("s3")
+        address = s3.address()
+        for name, value in s3.environment.items():
+            monkeypatch.setenv(name, value)
+    return open_blobs(StoreSettings(home=tmp_path, blobs=address))
+
+
+def put(blobs: Blobs, tmp_path: Path, text: str) -> str:
+    (tmp_path / "new").write_text(text)
+    return blobs.put_file(tmp_path / "new")[0]
+
+
+def name_weights(db: Database, sha256: str) -> None:
+    """A version of these weights."""
+    held = claimed(db)
+    with db.write() as session:
+        assert publishing.publish_version(session, **attempt(held), publication=publication(weights_sha256=sha256))
+
+
+def places(blobs: Blobs, sha256: str) -> list[str]:
+    """Where the bytes of this hash lie."""
+    return [
+        kept.key.split("/")[0] for prefix in ("sha256", ASIDE) for kept in blobs.listed(prefix) if sha256 in kept.key
+    ]
+
+
+def test_blobs_that_no_row_names_go_by_way_of_a_day_aside(db: Database, stored: Blobs, tmp_path: Path) -> None:
+    weights, array, answers, nobody = (
+        put(stored, tmp_path, text) for text in ("weights", "array", "answers", "nobody")
+    )
+    name_weights(db, weights)
+    dataset_id = dataset(db, "named")
+    split = {"n": 1, "x": {"sha256": array}, "y": {"sha256": array}}
+    submit(db, kind=jobs.PREDICT)
+    held = claim(db)
+    assert held is not None
+    with db.write() as session:
+        row = session.get_one(DatasetRow, dataset_id)
+        row.manifest = {"splits": {"train": split}}
+        result = {"file": "/v1/…", "rows": 1, "bytes": 7, "sha256": answers}
+        assert publishing.publish_file(session, **attempt(held), result=result)
+    keeping.sweep(db, stored)
+    assert places(stored, nobody) == ["sha256"]  # it is young
+    keeping.sweep(db, stored, seconds=-60)
+    assert places(stored, nobody) == [ASIDE]
+    keeping.sweep(db, stored)
+    assert places(stored, nobody) == [ASIDE]
+    keeping.sweep(db, stored, seconds=-60)
+    assert places(stored, nobody) == []
+    for sha256 in (weights, array, answers):
+        assert places(stored, sha256) == ["sha256"]
+        stored.verify(sha256, again=True)
+
+
+def test_what_is_stored_again_while_it_is_aside_stays(db: Database, stored: Blobs, tmp_path: Path) -> None:
+    sha256 = put(stored, tmp_path, "weights")
+    keeping.sweep(db, stored, seconds=-60)
+    assert put(stored, tmp_path, "weights") == sha256
+    name_weights(db, sha256)
+    keeping.sweep(db, stored, seconds=-60)
+    assert places(stored, sha256) == ["sha256"]
+
+
+def test_what_was_set_aside_between_its_storing_and_its_row_comes_back(
+    db: Database, stored: Blobs, tmp_path: Path
+) -> None:
+    """The race: the sweep had listed it as old before it was stored again."""
+    sha256 = put(stored, tmp_path, "weights")
+    stored.set_aside(sha256)
+    name_weights(db, sha256)
+    keeping.sweep(db, stored)
+    assert places(stored, sha256) == [ASIDE]
+    keeping.sweep(db, stored, seconds=-60)
+    assert places(stored, sha256) == ["sha256"]
+    stored.set_aside(sha256)
+    assert stored.path(sha256).read_text() == "weights"
+
+
+def test_checkpoints_and_uploads_that_nobody_needs_go_from_either_store(
+    db: Database, stored: Blobs, tmp_path: Path
+) -> None:
+    held, folder = claimed(db), tmp_path / "ckpt"
+    folder.mkdir()
+    (folder / "weights").write_bytes(b"1")
+    with db.write() as session:
+        assert keeping.store(stored, held, folder, step=1, lease_ms=TTL)(session)
+    for name in (dataset(db, "read"), "ds_gone"):
+        received = stored.receiving_path(name)
+        received.write_bytes(name.encode())
+        stored.keep_upload(received, name)
+    keeping.sweep(db, stored)
+    assert keeping.newest_sound(db, stored, held.job_id) is not None
+    assert [kept.name for kept in stored.listed("uploads")] == ["ds_gone"]
+    with db.write() as session:
+        jobs.stop(session, **attempt(held), outcome=jobs.Outcome.DRAIN)
+        jobs.request_cancel(session, DEFAULT_PROJECT, held.job_id)
+    keeping.sweep(db, stored, seconds=-60)
+    assert [*stored.names("jobs"), *stored.listed("uploads"), *stored.listed("incoming")] == []
