@@ -9,34 +9,26 @@ large request goes in pieces, in turn with those that came after it. Lines take 
 only so many bytes, and only for so long: beyond that a request is refused at once. One that is cancelled takes its rows
 out of the line, and one that fails does not touch its neighbours.
 
-Everything here happens on the event loop, but for `Line.compute`.
+Everything here happens on the event loop; lines.py has what waits, and costs.py what it will take.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NoReturn, TypeAlias
+from typing import NoReturn
 
 import numpy as np
-from numpy.typing import NDArray
 
-from gammabeta.errors import InvalidRequest, Overloaded
-from service.runtime.counting import Statistics
-from service.runtime.rows import all_finite
-
-Rows: TypeAlias = NDArray[Any]
-"""[B, *row_shape], as the network takes them."""
-Scores: TypeAlias = NDArray[np.float32]
-"""[B, classes], or [B] numbers."""
-Compute: TypeAlias = Callable[[Rows], Scores]
+from gammabeta.errors import Overloaded
+from service.runtime.costs import HERE_SECONDS, Rows, Scores
+from service.runtime.lines import Computed, Line, Piece, Ticket
 
 PIECE = 512
 """The most rows of one request that are computed at once, however many a batch may have, so that a large body of small
@@ -44,56 +36,10 @@ images does not make gigabytes of activations."""
 PIECE_SECONDS = 0.05
 """How long rows may take that are computed at once, and no longer than a request may wait: nobody waits for all of a
 large body, nor for a whole batch of a slow network, which would be hardly faster than its rows one by one."""
-MOST_SLOWNESS = 8.0
-"""A batch that took longer, of what it costs, says nothing of the next one."""
 STRAIGHT_SECONDS = 1e-4
 """Work that is done by the time anything else could have been arranged."""
-HERE_SECONDS = 5e-4
-"""Work that may hold up the event loop. To hand it to a thread and back costs a fifth of that."""
-MEASURED_ROWS = 16
 CLOCK_SECONDS = 1e-3
 """The event loop's clock ticks in milliseconds, and may be early by as much."""
-NOT_FINITE = "must be within what the model can compute; its answer is not finite. Send values near those trained on."
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a batch takes: so many seconds, and so many for each row."""
-
-    batch: float
-    row: float
-
-    def of(self, rows: int) -> float:
-        """Seconds for a batch of so many rows."""
-        return self.batch + self.row * rows
-
-    def rows_in(self, seconds: float) -> int:
-        """The most rows that do not take longer themselves, at least one. What a batch takes however few it has does
-        not count: smaller ones would only take it more often."""
-        return max(1, int(min(seconds / self.row, sys.maxsize))) if self.row else sys.maxsize
-
-    @classmethod
-    def measured(cls, compute: Compute, rows: Callable[[int], Rows]) -> Cost:
-        """By the fastest of a few runs with one row and with some. Where one row alone is slow, several are taken to be
-        slower in proportion, since to measure them would hold up the loading."""
-        one = _fastest(compute, rows(1))
-        if one > HERE_SECONDS:
-            return cls(0.0, one)
-        each = max(0.0, _fastest(compute, rows(MEASURED_ROWS)) - one) / (MEASURED_ROWS - 1)
-        return cls(max(0.0, one - each), each)
-
-
-def _fastest(compute: Compute, x: Rows) -> float:
-    """The first run is left out where there are others: it allocates, and chooses its kernels."""
-    best, spent = math.inf, 0.0
-    for run in range(6):
-        start = time.perf_counter()
-        compute(x)
-        took = time.perf_counter() - start
-        best, spent = (took if run < 2 else min(best, took)), spent + took
-        if spent > 0.05:
-            break
-    return best
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,189 +51,6 @@ class Limits:
     queued_rows: int = 1_024
     queued_seconds: float = 1.0
     queued_bytes: int = 256 << 20
-
-
-@dataclass(eq=False)
-class Ticket:
-    """A request that waits."""
-
-    x: Rows
-    answer: asyncio.Future[Scores]
-    piece: int
-    """The most rows of it that are computed at once."""
-    since_ns: int = field(default_factory=time.perf_counter_ns)
-    taken: int = 0
-    """Rows that are computed, or being so."""
-    queue_ns: int = 0
-    compute_ns: int = 0
-    done: dict[int, Scores] = field(default_factory=dict)
-    """By the first row of each piece."""
-
-    @property
-    def next(self) -> int:
-        """Rows of the next piece."""
-        return min(self.left, self.piece)
-
-    @property
-    def left(self) -> int:
-        """Rows that are not computed, nor being so."""
-        return len(self.x) - self.taken
-
-    @property
-    def counts(self) -> int:
-        """As how many rows it counts where they are limited: what goes before a request that comes after it."""
-        return min(len(self.x), self.piece)
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Rows of one request in a batch."""
-
-    ticket: Ticket
-    start: int
-    x: Rows
-
-
-@dataclass(frozen=True, kw_only=True)
-class Computed:
-    """A batch, computed: for each piece its scores, or why there are none."""
-
-    outcomes: list[Scores | Exception]
-    started_ns: int
-    ended_ns: int
-
-
-class Line:
-    """The requests that wait for one version."""
-
-    def __init__(self, compute: Compute, cost: Cost, statistics: Statistics) -> None:
-        self._compute, self.cost, self.statistics = compute, cost, statistics
-        self.slowness = 1.0
-        """How long batches in threads take of late, of what they cost: the machine has other things to do, too."""
-        self._waiting: deque[Ticket] = deque()
-        self.rows = 0
-        """How many wait, as far as they count."""
-        self.bytes = 0
-        """What those that wait take."""
-        self.timed_ns = 0
-        """Since when the one waits who was last held back: the end of that is set."""
-
-    def __bool__(self) -> bool:
-        return bool(self._waiting)
-
-    @property
-    def first(self) -> Ticket:
-        """Who waits longest."""
-        return self._waiting[0]
-
-    @property
-    def alone(self) -> bool:
-        """Whether only one request waits."""
-        return len(self._waiting) == 1
-
-    def seconds(self, rows: int) -> float:
-        """For a batch of so many rows, as things are now."""
-        return self.slowness * self.cost.of(rows)
-
-    def took(self, rows: int, seconds: float) -> None:
-        """A thread has computed a batch of so many rows."""
-        if cost := self.cost.of(rows):
-            found = min(max(seconds / cost, 1 / MOST_SLOWNESS), MOST_SLOWNESS)
-            self.slowness += (found - self.slowness) / 8
-
-    def ahead_of(self, ticket: Ticket) -> int:
-        """Rows that are computed before a request is. A large one takes turns with all that others have left; a small
-        one waits for one piece of each."""
-        return self.rows if ticket.counts == len(ticket.x) else sum(each.left for each in self._waiting)
-
-    def join(self, ticket: Ticket) -> None:
-        self._waiting.append(ticket)
-        self._count(ticket, 1)
-
-    def _count(self, ticket: Ticket, sign: int) -> None:
-        self.rows += sign * ticket.counts
-        self.bytes += sign * ticket.x.nbytes
-
-    def leave(self, ticket: Ticket) -> None:
-        """It wants no more; what is being computed of it is thrown away."""
-        if ticket.next and ticket in self._waiting:
-            self._waiting.remove(ticket)
-            self._count(ticket, -1)
-
-    def upcoming(self, limit: int) -> list[Ticket]:
-        """Those of the next batch: as many as fit, and at least one."""
-        chosen: list[Ticket] = []
-        rows = 0
-        for ticket in self._waiting:
-            rows += ticket.next
-            if chosen and rows > limit:
-                break
-            chosen.append(ticket)
-        return chosen
-
-    def take(self, tickets: Sequence[Ticket]) -> list[Piece]:
-        """The next piece of each of the first requests. What has more goes to the end of the line."""
-        pieces = []
-        for ticket in tickets:
-            self._waiting.popleft()
-            start, ticket.taken = ticket.taken, ticket.taken + ticket.next
-            pieces.append(Piece(ticket, start, ticket.x[start : ticket.taken]))
-            if ticket.next:
-                self._waiting.append(ticket)
-            else:
-                self._count(ticket, -1)
-        return pieces
-
-    def at_once(self, x: Rows) -> Scores:
-        """The scores of a request that does not wait.
-
-        Raises:
-            InvalidRequest: an instance gives something that is not finite.
-        """
-        start = time.perf_counter_ns()
-        scores = self._checked(x, 0)
-        spent = time.perf_counter_ns() - start
-        self.statistics.executed(len(x), spent)
-        self.statistics.answered(len(x), queue_ns=0, compute_ns=spent)
-        return scores
-
-    def compute(self, pieces: Sequence[Piece]) -> Computed:
-        """All pieces in one batch. Where that fails, each by itself, so that each answers for itself. In any thread."""
-        start = time.perf_counter_ns()
-        try:
-            outcomes = self._together(pieces)
-        except Exception as error:  # whatever it is: it belongs to the requests, and the line goes on
-            outcomes = [error] if len(pieces) == 1 else [self._alone(each) for each in pieces]
-        return Computed(outcomes=outcomes, started_ns=start, ended_ns=time.perf_counter_ns())
-
-    def _together(self, pieces: Sequence[Piece]) -> list[Scores | Exception]:
-        if len(pieces) == 1:
-            return [self._checked(pieces[0].x, pieces[0].start)]
-        scores = self._compute(np.concatenate([each.x for each in pieces]))
-        ends = np.cumsum([len(each.x) for each in pieces])
-        parts = np.split(scores, ends[:-1])
-        return [_problem(part, each.start) or part for each, part in zip(pieces, parts, strict=True)]
-
-    def _alone(self, piece: Piece) -> Scores | Exception:
-        try:
-            return self._checked(piece.x, piece.start)
-        except Exception as error:  # as above
-            return error
-
-    def _checked(self, x: Rows, start: int) -> Scores:
-        scores = self._compute(x)
-        problem = _problem(scores, start)
-        if problem is not None:
-            raise problem
-        return scores
-
-
-def _problem(scores: Scores, start: int) -> InvalidRequest | None:
-    """What is wrong with the scores of rows from `start` on, if anything is."""
-    if all_finite(scores):
-        return None
-    row = start + int(np.flatnonzero(~np.isfinite(scores).reshape(len(scores), -1).all(axis=1))[0])
-    return InvalidRequest.of(f"instances[{row}]", NOT_FINITE, "values whose answer is not finite")
 
 
 class Batcher:

@@ -41,10 +41,11 @@ from gammabeta.schemas.resolution import Task, plan_stored
 from gammabeta.store import models
 from gammabeta.store.engine import Database
 from gammabeta.store.stored import Blobs
-from service.runtime.batching import Cost, Line, Rows
 from service.runtime.computing import Computing
+from service.runtime.costs import Cost, Rows
 from service.runtime.counting import Statistics
 from service.runtime.engines import Choice, Prepared, prepare
+from service.runtime.lines import Line
 from service.runtime.pacing import Pace
 
 STALE_SECONDS = 2.0

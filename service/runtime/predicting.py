@@ -18,7 +18,8 @@ from starlette.types import Receive
 from gammabeta.schemas.models import Served
 from service.runtime import answers, instances, media
 from service.runtime.answers import Answered
-from service.runtime.batching import Batcher, Limits, Rows, Scores
+from service.runtime.batching import Batcher, Limits
+from service.runtime.costs import Rows, Scores
 from service.runtime.listening import while_heard
 from service.runtime.loading import LoadedVersion
 from service.runtime.media import Reader, Writer

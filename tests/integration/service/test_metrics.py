@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as plain
 
-from service.runtime.batching import Cost
+from service.runtime.costs import Cost
 from tests import metrics_page
 from tests.integration.service.conftest import Service, eventually
 from tests.integration.service.test_datasets import CSV, jobs_of, upload

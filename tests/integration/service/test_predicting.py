@@ -21,7 +21,7 @@ from gammabeta.nets.batchnorm import BatchNorm
 from gammabeta.schemas.preprocessing import FittedArray
 from gammabeta.store import models
 from gammabeta.store.tables import DEFAULT_PROJECT, LayerRow
-from service.runtime.batching import Cost
+from service.runtime.costs import Cost
 from service.runtime.loading import LoadedVersion, Models, Weights, _bytes_together
 from service.runtime.pacing import Pace
 from tests.integration.service.conftest import Service, eventually
