@@ -59,9 +59,18 @@ class Application:
     """What a request meets first."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Of an error that nobody foresaw, at whatever comes before FastAPI, it answers a problem; as FastAPI does, it
-        raises it nevertheless, so that the server logs it."""
         scope["app"] = self.api  # as FastAPI does, for those who come past it
+        await self.front(scope, receive, send)
+
+
+@dataclass(frozen=True)
+class Accountable:
+    """ASGI: an error that nobody foresaw, at whatever comes before FastAPI, is answered with a problem. It is raised
+    nevertheless, as FastAPI does, so that the server logs it."""
+
+    app: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         begun = False
 
         async def sending(message: Message) -> None:
@@ -70,7 +79,7 @@ class Application:
             await send(message)
 
         try:
-            await self.front(scope, receive, sending)
+            await self.app(scope, receive, sending)
         except Exception as error:
             if scope["type"] == "http" and not begun:
                 await (await problems.bug(Request(scope), error))(scope, receive, send)
@@ -81,7 +90,8 @@ def create_app(settings: ServiceSettings) -> Application:
     """The service. Nothing is opened before its lifespan begins."""
     api = _api(settings)
     hot = Shortcuts(api, endpoints={**predict.ENDPOINTS, **openinference.ENDPOINTS}, admit=access.predicting)
-    traffic = Traffic(Guard(BodyLimits(hot, settings=settings), hosts=settings.hosts))
+    answered = Accountable(BodyLimits(hot, settings=settings))
+    traffic = Traffic(Guard(answered, hosts=settings.hosts))
     api.state.traffic = traffic
     return Application(api=api, front=traffic)
 
@@ -116,11 +126,12 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings = context.settings
     watch = partial(context.models.watch, every=settings.watch_seconds)
     watch_keys = partial(context.keyring.watch, every=settings.watch_seconds)
+    watch_use = partial(context.keyring.watch_use, every=settings.watch_seconds)
     watch_schema = partial(context.upgrades.watch, every=settings.watch_schema_seconds)
     with suppress(NotReady):  # /readyz says why, and the watch goes on trying
         await anyio.to_thread.run_sync(context.keyring.refresh)
     try:
-        async with running(watch, watch_keys, context.tailer.run, watch_schema):
+        async with running(watch, watch_keys, watch_use, context.tailer.run, watch_schema):
             yield
     finally:
         context.predictor.close()

@@ -22,7 +22,7 @@ import anyio
 import anyio.to_thread
 
 from gammabeta import logs
-from gammabeta.errors import Forbidden, NotReady, Unauthorized
+from gammabeta.errors import Forbidden, NoSpace, NotReady, Unauthorized
 from gammabeta.schemas.keys import Scope
 from gammabeta.store import keys, migrations
 from gammabeta.store.engine import Database
@@ -84,7 +84,8 @@ class Held:
 
 class Keyring:
     """All keys of the database. `open_without`: nobody is asked for a key before there is one. `on_change` is called on
-    the event loop after keys were made or revoked. `caller`, `works` and `watch` belong to the event loop."""
+    the event loop after keys were made or revoked. `caller`, `works`, `watch` and `watch_use` belong to the
+    event loop."""
 
     def __init__(self, database: Database, *, open_without: bool, on_change: Callable[[], None] = lambda: None) -> None:
         self._database, self._open, self._on_change = database, open_without, on_change
@@ -96,7 +97,7 @@ class Keyring:
         self._noted: dict[str, float] = {}
         self._lock = threading.Lock()
         """Held while they are read, so that what was read earlier never takes the place of what was read later."""
-        self._threads = anyio.CapacityLimiter(1)
+        self._threads, self._noting = anyio.CapacityLimiter(1), anyio.CapacityLimiter(1)
 
     def caller(self, authorization: str | None) -> Caller:
         """Who sends this header.
@@ -148,15 +149,31 @@ class Keyring:
                 self._held = {each.id: _held(each) for each in keys.stored(session)}
                 self._changes = changes
 
+    def learn(self) -> None:
+        """Read the keys after a change that is committed: what it was has to be told whether they can be read or not,
+        and else the watch finds it. For any thread."""
+        try:
+            self.refresh()
+        except NotReady as error:
+            log.warning("keys not read after a change, the watch will", error=error.message)
+
     async def watch(self, *, every: float) -> None:
         """Follow what any process does to the keys, for as long as the service runs."""
         while True:
             try:
                 await anyio.to_thread.run_sync(self.refresh, limiter=self._threads)
                 self._tell()
-                await self._note_use()
             except NotReady as error:
                 log.warning("keys not read, those that were read before hold", error=error.message)
+            await asyncio.sleep(every)
+
+    async def watch_use(self, *, every: float) -> None:
+        """Note when keys were used last. Apart from `watch`: a write may have to wait, and a revocation must not."""
+        while True:
+            try:
+                await self._note_use()
+            except (NotReady, NoSpace) as error:
+                log.warning("the use of keys was not noted", error=error.message)
             await asyncio.sleep(every)
 
     def _tell(self) -> None:
@@ -169,7 +186,7 @@ class Keyring:
         due = {each for each in self._used if now - self._noted.get(each, -NOTED_SECONDS) >= NOTED_SECONDS}
         if not due:
             return
-        await anyio.to_thread.run_sync(self._write_use, due, limiter=self._threads)
+        await anyio.to_thread.run_sync(self._write_use, due, limiter=self._noting)
         self._used -= due
         self._noted.update(dict.fromkeys(due, now))
 

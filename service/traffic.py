@@ -30,6 +30,8 @@ SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 ID_HEADER = b"x-request-id"
 _SANE = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE"))
+PAGES = frozenset(("/docs", "/docs/oauth2-redirect", "/v1/openapi.json"))
+"""Routes that are not FastAPI's and do not tell their template: each is its own."""
 NO_ROUTE, OTHER = "none", "other"
 UNANSWERED = 500
 """What a server makes of a request that ended without an answer."""
@@ -119,6 +121,8 @@ def _template(scope: Scope) -> str:
     """Of the route that took the request; of what is mounted, such as the page, the place. `none`: it came to none."""
     route = scope.get("route")
     if route is None:
-        return scope["root_path"] if "app_root_path" in scope else NO_ROUTE  # which what is mounted has of the router
+        if "app_root_path" in scope:  # which what is mounted has of the router
+            return scope["root_path"]
+        return scope["path"] if scope["path"] in PAGES and "endpoint" in scope else NO_ROUTE
     path: str = getattr(route, "path", NO_ROUTE)
     return path

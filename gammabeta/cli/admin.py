@@ -238,7 +238,7 @@ def _check_key(host: str, home: Path) -> None:
 def reached_at(host: str) -> str:
     """How a program on this machine addresses what listens on `host`, in a URL."""
     if _is(host, "is_unspecified"):
-        return "127.0.0.1"
+        return "[::1]" if ":" in host else "127.0.0.1"
     return f"[{host.strip('[]')}]" if ":" in host else host
 
 
@@ -265,8 +265,9 @@ def writable(home: Path) -> Path:
 
 def free_port(host: str, port: int) -> int:
     """The port, or a free one for 0."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        with socket.create_server((host, port)) as server:
+        with socket.create_server((host.strip("[]"), port), family=family) as server:
             return int(server.getsockname()[1])
     except OSError as exc:
         raise InvalidRequest.of(

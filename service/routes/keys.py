@@ -40,7 +40,7 @@ def create_key(context: Ctx, caller: By, body: JsonBody, idempotency_key: Idempo
 
     with context.database.write() as session:
         answer = once(session, caller, idempotency_key, digest, create)
-    context.keyring.refresh()
+    context.keyring.learn()
     return Response(orjson.dumps(answer | {"key": text}), 201, {"Cache-Control": "no-store"}, "application/json")
 
 
@@ -57,4 +57,4 @@ def revoke_key(key: Named, context: Ctx, caller: By) -> None:
     """End a key for ever: here at once, on every other replica within two seconds."""
     with context.database.write() as session:
         keys.revoke(session, caller.project_id, key)
-    context.keyring.refresh()
+    context.keyring.learn()

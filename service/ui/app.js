@@ -1,6 +1,6 @@
 // Shows jobs, models and data sets. Everything that a user wrote reaches the page as text, never as markup.
 
-const EVERY = 2000;
+const EVERY = 2000, MINUTE = 60_000;
 const KEY = "gammabeta-key";
 const KIND_OF_STATE = {
   succeeded: "good", ready: "good",
@@ -322,12 +322,15 @@ async function lead(event) {
   const link = event.target.closest('a[href^="/v1/"]');
   if (!link || !sessionStorage.getItem(KEY)) return;
   event.preventDefault();
-  const response = await fetch(link.getAttribute("href"), { headers: authorization() });
+  const path = link.getAttribute("href");
+  const response = await fetch(path, { headers: authorization() }).catch((error) => error);
+  if (!response.ok) return say("no answer", "bad", response.headers ? await refusal(response, path) : String(response));
   const type = response.headers.get("Content-Type") ?? "";
   const shown = new Blob([await response.blob()], { type: type.includes("json") ? "application/json" : type });
   const [, file] = /filename="([^"]+)"/.exec(response.headers.get("Content-Disposition") ?? "") ?? [];
   const kept = { href: URL.createObjectURL(shown), ...(file ? { download: file } : { target: "_blank", rel: "noopener" }) };
   make("a", kept).click();
+  setTimeout(() => URL.revokeObjectURL(kept.href), MINUTE);  // long after it was opened or saved
 }
 
 async function refusal(response, path) {

@@ -18,7 +18,7 @@ from fastapi import APIRouter
 from fastapi.routing import iter_route_contexts
 
 from gammabeta import Client
-from gammabeta.errors import Forbidden, KeyNotFound, Unauthorized
+from gammabeta.errors import Forbidden, KeyNotFound, NotReady, Unauthorized
 from gammabeta.schemas.keys import KeyRequest, NewKey, Scope
 from gammabeta.schemas.preprocessing import FittedArray
 from gammabeta.store import keys
@@ -238,6 +238,26 @@ def test_the_first_key_locks_the_door_and_none_opens_it_again(start: Callable[..
         eventually(lambda: code(service, made.key) == 401)
         assert "is revoked" in said(service, f"Bearer {made.key}")
         assert service.http.get("/v1/jobs").status_code == 401
+
+
+def test_a_key_that_was_made_is_told_whether_or_not_the_keys_can_be_read_then(start: Callable[..., Any]) -> None:
+    """Nobody else will ever see it."""
+    with start() as service:
+        admin = make(service.shelf.database).key
+        eventually(lambda: code(service, admin) == 200 and service.http.get("/v1/jobs").status_code == 401)
+        keyring = service.server.app.api.state.context.keyring
+        keyring._database, database = _Away(), keyring._database
+        body = {"name": "ci", "scopes": ["read"]}
+        made = service.http.post("/v1/keys", json=body, headers=bearing(admin))
+        assert made.status_code == 201
+        assert service.http.delete(f"/v1/keys/{made.json()['id']}", headers=bearing(admin)).status_code == 204
+        keyring._database = database
+        eventually(lambda: "is revoked" in said(service, f"Bearer {made.json()['key']}"))
+
+
+class _Away:
+    def read(self) -> None:
+        raise NotReady("It is away.")
 
 
 def predictable(service: Service) -> httpx.Response:

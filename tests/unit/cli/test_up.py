@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
 
 from gammabeta.cli import admin, show
 from gammabeta.cli.settings import from_environment
+from gammabeta.errors import InvalidRequest
 from tests.unit.cli.conftest import Run
 from worker.settings import WorkerSettings
 
@@ -67,7 +69,7 @@ def _as_asked(_: str, port: int) -> int:
         ("127.0.0.1", "127.0.0.1"),
         ("localhost", "localhost"),
         ("0.0.0.0", "127.0.0.1"),  # noqa: S104 (is not listened on)
-        ("::", "127.0.0.1"),
+        ("::", "[::1]"),
         ("::1", "[::1]"),
         ("[::1]", "[::1]"),
         ("10.0.0.1", "10.0.0.1"),
@@ -75,6 +77,18 @@ def _as_asked(_: str, port: int) -> int:
 )
 def test_the_address_that_is_told_can_be_reached(host: str, reached: str) -> None:
     assert admin.reached_at(host) == reached
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6 here")
+@pytest.mark.parametrize("host", ["::1", "[::1]", "::", "127.0.0.1", "localhost"])
+def test_a_free_port_is_found_on_addresses_of_both_families_and_a_taken_one_refused(host: str) -> None:
+    port = admin.free_port(host, 0)
+    assert port > 0
+    with (
+        socket.create_server((host.strip("[]"), port), family=socket.AF_INET6 if ":" in host else socket.AF_INET),
+        pytest.raises(InvalidRequest, match="must be an address that is free here"),
+    ):
+        admin.free_port(host, port)
 
 
 @pytest.mark.parametrize(("port", "told"), [(8000, False), (8123, True)])

@@ -35,7 +35,7 @@ def bound() -> str | None:
     return found
 
 
-ROUTER = Router([Route("/things/{name}", thing), Mount("/ui", page)])
+ROUTER = Router([Route("/things/{name}", thing), Route("/docs", thing), Mount("/ui", page)])
 
 
 def counted(traffic: Traffic) -> dict[Kind, int]:
@@ -44,13 +44,14 @@ def counted(traffic: Traffic) -> dict[Kind, int]:
 
 def test_requests_are_told_by_template_method_and_class_of_status() -> None:
     traffic = Traffic(ROUTER)
-    for path in ("/things/a", "/things/b", "/nowhere", "/ui/a.js", "/ui/b.js"):
+    for path in ("/things/a", "/things/b", "/nowhere", "/ui/a.js", "/ui/b.js", "/docs"):
         request(traffic, "GET", path)
     request(traffic, "DELETE", "/things/a")
     assert counted(traffic) == {
         Kind("/things/{name}", "GET", "2xx"): 2,
         Kind("/things/{name}", "DELETE", "4xx"): 1,
         Kind("/ui", "GET", "2xx"): 2,
+        Kind("/docs", "GET", "2xx"): 1,
         Kind("none", "GET", "4xx"): 1,
     }
 
@@ -61,7 +62,7 @@ def test_what_a_client_makes_up_becomes_no_label(made_up: list[tuple[str, str]])
     for method, path in made_up:
         request(traffic, method, f"/{path}")
     for kind in counted(traffic):
-        assert kind.route in ("none", "/things/{name}", "/ui")
+        assert kind.route in ("none", "/things/{name}", "/docs", "/ui")
         assert kind.method in ("GET", "HEAD", "POST", "PUT", "DELETE", "other")
 
 
