@@ -16,7 +16,7 @@ OURS = ("gammabeta", "service", "worker")
 GROUND = {"gammabeta.errors", "gammabeta.failpoints", "gammabeta.files", "gammabeta.logs"}
 ALLOWED = {
     "gammabeta.errors": set(),
-    "gammabeta.exposition": set(),
+    "gammabeta.exposition": {"gammabeta.logs"},
     "gammabeta.failpoints": set(),
     "gammabeta.files": {"gammabeta.errors", "gammabeta.failpoints"},
     "gammabeta.logs": set(),
