@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, Summary
 
+from worker.gpus import GpuMemory
+from worker.settings import visible_gpus
+
 SECONDS = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3_600.0, 4 * 3_600.0, 12 * 3_600.0, 86_400.0, 7 * 86_400.0)
 """The bounds of the histogram: attempts take from a second to days."""
 
@@ -41,3 +44,8 @@ class Metrics:
             "gammabeta_worker_checkpoint_bytes", "Bytes of checkpoints that were stored.", registry=registry
         )
         ProcessCollector(registry=registry)
+
+    def watch_gpus(self, devices: list[str]) -> None:
+        """Tell of the memory of those of the worker's devices that are GPUs."""
+        if names := sorted({each for each in devices if each.startswith("cuda")}):
+            self.registry.register(GpuMemory(names, visible=visible_gpus()))

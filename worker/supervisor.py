@@ -80,6 +80,7 @@ class Supervisor:
         self._wait_for_database()
         with own_scratch(self.settings.home / "scratch", self.id) as scratch:
             names = devices(self.settings)
+            self._metrics.watch_gpus(names)
             if "cpu" in names:
                 self._children.warm()
             slots = self._slots(names, scratch)
