@@ -5,6 +5,7 @@ Settings come from the environment, see `settings.py`. Exit 78: with these setti
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import signal
@@ -14,11 +15,12 @@ import sys
 import uvicorn
 from pydantic import ValidationError
 
-from gammabeta import logs
+from gammabeta import exposition, logs
 from gammabeta.errors import GammabetaError, NotReady
 from gammabeta.store import keys, migrations
 from gammabeta.store.blobs import open_blobs
 from gammabeta.store.engine import Database
+from service import metrics
 from service.app import Application, create_app
 from service.settings import ServiceSettings
 
@@ -30,10 +32,11 @@ NEEDS_KEY = (
 
 
 class Server(uvicorn.Server):
-    """uvicorn, which before it waits for the requests in progress ends the streams that would never end."""
+    """uvicorn, which before it waits for the requests in progress ends the streams that would never end, and which
+    tells metrics at a port of their own for as long as it runs."""
 
     def __init__(self, app: Application, settings: ServiceSettings) -> None:
-        self.app = app
+        self.app, self.settings = app, settings
         config = uvicorn.Config(
             app,
             host=settings.host.strip("[]"),
@@ -44,6 +47,16 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=settings.drain_seconds,
         )
         super().__init__(config)
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Raises CannotListen: metrics cannot be told where the settings say."""
+        loop, settings = asyncio.get_running_loop(), self.settings
+
+        def tell() -> metrics.Exposed | None:
+            return metrics.seen_from_outside(self.app.api.state.context, loop) if self.started else None
+
+        with exposition.listening(tell, host=settings.metrics_host, port=settings.metrics_port):
+            await super().serve(sockets)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.app.api.state.context.tailer.stop()
@@ -65,7 +78,10 @@ def main() -> int:
     if complaint is not None:
         return _refuse(complaint)
     logs.set_up(level=settings.log_level)
-    _serve(settings)
+    try:
+        _serve(settings)
+    except exposition.CannotListen as error:
+        return _refuse(str(error))
     return 0
 
 

@@ -1,7 +1,7 @@
 """What Prometheus is told, put together when it asks: nothing is counted for it that was not counted before, but the
 requests of `traffic.py`.
 
-    /metrics ─► Sight, on the event loop ─► families ─► text, in a thread
+    /metrics ─► Sight, on the event loop ─► families ─► text, in a thread; at a port of its own too, see `exposition.py`
                   ├─ Traffic        requests by route
                   ├─ Statistics     of each version in memory
                   ├─ Census         of the queue, by the database, if it answers
@@ -13,8 +13,10 @@ client can write. `docs/operations.md` has the table, and a test that holds both
 
 from __future__ import annotations
 
+import asyncio
 import platform
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -42,6 +44,8 @@ ROWS = tuple(2**power for power in range(13))
 """The bounds of the histogram of batches: 1 to 4,096 rows."""
 VERSION = ("model", "version")
 NS = 1e-9
+PATIENCE_SECONDS = 5.0
+"""How long another thread waits for the event loop, which waits for the database for less."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +93,18 @@ async def seen(context: Context) -> Sight:
         connections=context.database.connections,
         census=census,
     )
+
+
+def seen_from_outside(
+    context: Context, loop: asyncio.AbstractEventLoop, *, patience_seconds: float = PATIENCE_SECONDS
+) -> Exposed | None:
+    """The same for another thread. None: the event loop has no time, or has ended."""
+    seeing = asyncio.run_coroutine_threadsafe(seen(context), loop)
+    try:
+        return Exposed(seeing.result(patience_seconds))
+    except (TimeoutError, CancelledError):
+        seeing.cancel()
+        return None
 
 
 def _serving(loaded: LoadedVersion) -> Serving:

@@ -78,6 +78,12 @@ class ServiceSettings(StoreSettings):
     """After how much silence an event stream says that it lives."""
     drain_seconds: int = Field(default=10, ge=0)
     """How long requests in progress may take when the service is told to stop."""
+    metrics_host: str = "127.0.0.1"
+    """The address at which metrics are told without a key. Whoever reaches it may read them: they name the models of
+    all projects, and nothing of data."""
+    metrics_port: int | None = Field(default=None, ge=0, le=65_535)
+    """The port of a `GET /metrics` that asks for no key; 0 takes a free one. By default there is only the one of
+    `GAMMABETA_PORT`, which asks for the scope `admin` once there are keys."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """How much is logged: debug, info, warning or error."""
     access_log: bool = False

@@ -123,6 +123,7 @@ def _template(scope: Scope) -> str:
     if route is None:
         if "app_root_path" in scope:  # which what is mounted has of the router
             return scope["root_path"]
-        return scope["path"] if scope["path"] in PAGES and "endpoint" in scope else NO_ROUTE
+        asked: str = scope["path"]
+        return asked if asked in PAGES and "endpoint" in scope else NO_ROUTE
     path: str = getattr(route, "path", NO_ROUTE)
     return path

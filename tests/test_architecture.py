@@ -16,7 +16,7 @@ OURS = ("gammabeta", "service", "worker")
 GROUND = {"gammabeta.errors", "gammabeta.failpoints", "gammabeta.files", "gammabeta.logs"}
 ALLOWED = {
     "gammabeta.errors": set(),
-    "gammabeta.exposition": set(),
+    "gammabeta.exposition": {"gammabeta.logs"},
     "gammabeta.failpoints": set(),
     "gammabeta.files": {"gammabeta.errors", "gammabeta.failpoints"},
     "gammabeta.logs": set(),
@@ -63,12 +63,13 @@ FOREIGN = {
     "starlette": {"service"},
     "typer": {"gammabeta.cli"},
     "prometheus_client": {"gammabeta.exposition", "service", "worker"},
+    "pynvml": {"worker"},
 }
 """Which rooms may import a library."""
 
 TORCHLESS = (
     "__main__ settings supervisor slots attempts training_attempts ingestion_attempts prediction_attempts lease "
-    "children publishing keeping metrics outbox inputs messages results ingestion deadlines leaving"
+    "children publishing keeping metrics gpus outbox inputs messages results ingestion deadlines leaving"
 ).split()
 """The supervisor, the child that reads data sets, and what they say to each other."""
 STORELESS = (

@@ -129,6 +129,11 @@ class WorkerSettings(StoreSettings):
         return round(self.retry_seconds * 1_000)
 
 
+def visible_gpus() -> str | None:
+    """Which GPUs CUDA shows to programs, and in what order; None: all."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
 def forget_environment() -> None:
     """Take everything out of this process' environment that a child has no use for. The settings have been read; what
     is started from here on inherits no address, key or password, by whatever way it is started."""

@@ -23,7 +23,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-from gammabeta import failpoints, logs
+from gammabeta import exposition, failpoints, logs
 from gammabeta.errors import NoSpace, NotReady
 from gammabeta.failpoints import Failpoint
 from gammabeta.schemas.jobs import Lane
@@ -36,7 +36,7 @@ from worker.attempts import Surroundings
 from worker.children import Children
 from worker.inputs import Inputs
 from worker.lease import boot_seconds
-from worker.metrics import Metrics, listening
+from worker.metrics import Metrics
 from worker.settings import WorkerSettings
 from worker.slots import Slot, devices
 
@@ -68,9 +68,10 @@ class Supervisor:
 
         Raises:
             NotReady: the database does not serve this version, or no more.
-            ValueError: metrics cannot be told where the settings say.
+            CannotListen: metrics cannot be told where the settings say.
         """
-        with listening(self._metrics, host=self.settings.metrics_host, port=self.settings.metrics_port):
+        settings, told = self.settings, self._metrics.registry
+        with exposition.listening(lambda: told, host=settings.metrics_host, port=settings.metrics_port):
             self._work()
         if self._complaint is not None:
             raise NotReady(self._complaint)
@@ -79,6 +80,7 @@ class Supervisor:
         self._wait_for_database()
         with own_scratch(self.settings.home / "scratch", self.id) as scratch:
             names = devices(self.settings)
+            self._metrics.watch_gpus(names)
             if "cpu" in names:
                 self._children.warm()
             slots = self._slots(names, scratch)

@@ -29,7 +29,7 @@ from gammabeta.cli import show
 from gammabeta.cli.failures import WrongDatabase
 from gammabeta.cli.options import AsJson, ListByDefault
 from gammabeta.cli.processes import Program, Programs, stop_signals
-from gammabeta.cli.settings import environment, from_environment
+from gammabeta.cli.settings import beside_worker, environment, from_environment
 from gammabeta.client.client import Client
 from gammabeta.errors import InvalidRequest
 from gammabeta.schemas.base import NAME_PATTERN
@@ -63,8 +63,8 @@ def up(
     _check_key(host, home)
     variables = environment(home=home, host=host, port=port)
     each = [
-        Program(name=name, command=[sys.executable, "-P", "-m", name], environment=variables)
-        for name in ("service", "worker")
+        Program(name=name, command=[sys.executable, "-P", "-m", name], environment=own)
+        for name, own in (("service", beside_worker(variables)), ("worker", variables))
     ]
     programs = Programs(each, say=show.note, grace=settings.grace_seconds)
     url = f"http://{reached_at(host)}:{port}"

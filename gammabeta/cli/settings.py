@@ -58,3 +58,9 @@ def environment(*, home: Path | None = None, host: str | None = None, port: int 
     """This environment, with what the options of a command say about it."""
     said = {"GAMMABETA_HOME": home, "GAMMABETA_HOST": host, "GAMMABETA_PORT": port}
     return {**os.environ, **{key: str(value) for key, value in said.items() if value is not None}}
+
+
+def beside_worker(variables: dict[str, str]) -> dict[str, str]:
+    """The environment of a service that shares it with a worker: the port of metrics is the worker's then, and the
+    service tells its own at `/metrics` of `GAMMABETA_PORT`."""
+    return {name: value for name, value in variables.items() if name != "GAMMABETA_METRICS_PORT"}

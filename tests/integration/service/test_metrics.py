@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import structlog
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as plain
+from structlog.testing import capture_logs
 
+<<<<<<< HEAD
 from service.runtime.costs import Cost
+=======
+from gammabeta.schemas.keys import Scope
+from service.runtime.batching import Cost
+>>>>>>> observability
 from tests import metrics_page
 from tests.integration.service.conftest import Service, eventually
 from tests.integration.service.test_datasets import CSV, jobs_of, upload
+from tests.integration.service.test_keys import make
 
 ROW = {"age": 39, "work": "State", "hours": 40}
 OPENMETRICS = {"Accept": "application/openmetrics-text; version=1.0.0; q=0.8, text/plain; q=0.2"}
@@ -112,8 +125,9 @@ def test_jobs_streams_and_uploads_are_told(start: Callable[..., Any]) -> None:
 
 
 def test_a_database_that_is_away_keeps_nobody_from_scraping(start: Callable[..., Any], tmp_path: Path) -> None:
-    with start(home=tmp_path) as bare:
-        found = scraped(bare)
+    with with_own_port(start, home=tmp_path) as (service, address):
+        assert service.http.get("/metrics").status_code == 503  # there may be keys, and nobody knows them
+        found = samples(httpx.get(address).text)
     assert found["gammabeta_database_up",] == 0
     assert not [name for name, *_ in found if name == "gammabeta_jobs"]
 
@@ -142,3 +156,45 @@ def test_every_route_is_told_by_its_template(service: Service) -> None:
             service.http.request(method, path.replace("{", "").replace("}", ""))
     routes = {labels[1] for name, *labels in scraped(service) if name == "gammabeta_http_requests_total"}
     assert set(document["paths"]) - {"/metrics"} <= routes
+
+
+@contextmanager
+def with_own_port(start: Callable[..., Any], **settings: Any) -> Iterator[tuple[Service, str]]:
+    """A service, and where it tells metrics without a key."""
+    structlog.reset_defaults()
+    with capture_logs() as lines, start(metrics_port=0, **settings) as service:
+        port = next(each["port"] for each in lines if each["event"] == "metrics are told")
+        yield service, f"http://127.0.0.1:{port}/metrics"
+
+
+def test_a_port_of_their_own_asks_for_no_key_and_tells_the_same(start: Callable[..., Any]) -> None:
+    with with_own_port(start) as (service, address):
+        service.shelf.version("churn")
+        predict(service, "churn")
+        make(service.shelf.database, Scope.READ)
+        eventually(lambda: service.http.get("/metrics").status_code == 401)
+        found = samples(httpx.get(address).text)
+        families = openmetrics(httpx.get(address, headers=OPENMETRICS).text)
+        assert httpx.get(address.replace("/metrics", "/v1/jobs")).status_code == 404
+    assert found["gammabeta_predict_rows_total", "churn", "1"] == 1
+    told = {row.name for row in metrics_page.exposed(families)}
+    assert told == {row.name for row in metrics_page.rows("The service")}
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(address)
+
+
+def test_an_address_that_cannot_be_had_ends_the_service_with_a_line(migrated: Path, tmp_path: Path) -> None:
+    shutil.copy(migrated, tmp_path / "gammabeta.db")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        settings = {"HOME": tmp_path, "PORT": 0, "METRICS_PORT": taken.getsockname()[1]}
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "service"],
+            env={"PATH": "/usr/bin"} | {f"GAMMABETA_{name}": str(value) for name, value in settings.items()},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 78
+    assert "GAMMABETA_METRICS_PORT must be an address that is free" in done.stderr
+    assert "Traceback" not in done.stderr

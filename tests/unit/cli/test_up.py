@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gammabeta.cli import admin, show
-from gammabeta.cli.settings import from_environment
+from gammabeta.cli.settings import beside_worker, environment, from_environment
 from gammabeta.errors import InvalidRequest
 from tests.unit.cli.conftest import Run
 from worker.settings import WorkerSettings
@@ -105,3 +105,10 @@ def test_the_programs_of_up_have_more_time_to_end_than_a_worker_takes(monkeypatc
     monkeypatch.setenv("GAMMABETA_CANCEL_GRACE_SECONDS", "100")
     monkeypatch.setenv("GAMMABETA_LEAVE_SECONDS", "200")
     assert from_environment().grace_seconds > WorkerSettings().stop_seconds == 300
+
+
+def test_of_the_programs_of_up_the_worker_has_the_port_of_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GAMMABETA_METRICS_PORT", "9100")
+    variables = environment(port=1)
+    assert (variables["GAMMABETA_METRICS_PORT"], variables["GAMMABETA_PORT"]) == ("9100", "1")
+    assert beside_worker(variables).items() == variables.items() - {("GAMMABETA_METRICS_PORT", "9100")}

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+import threading
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from gammabeta import exposition
 from gammabeta.schemas.base import NAME_PATTERN, Name
 from gammabeta.schemas.jobs import JobState, Lane
 from gammabeta.store.census import Census
-from service.metrics import Exposed, Serving, Sight
+from service.metrics import Exposed, Serving, Sight, seen_from_outside
 from service.runtime.counting import Spent, Statistics
 from service.traffic import SECONDS, Kind, Seen
 from tests import metrics_page
@@ -97,6 +99,20 @@ def test_without_the_database_its_numbers_are_left_out_and_no_others() -> None:
     assert (whole["gammabeta_database_up",], rest["gammabeta_database_up",]) == (1, 0)
     gone = {name for name, *_ in whole.keys() - rest.keys()}
     assert gone == {"gammabeta_jobs", "gammabeta_jobs_oldest_seconds"}
+
+
+def test_an_event_loop_without_time_costs_a_scrape_and_no_more() -> None:
+    loop, busy = asyncio.new_event_loop(), threading.Event()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    loop.call_soon_threadsafe(busy.wait)
+    nobody: Any = None
+    assert seen_from_outside(nobody, loop, patience_seconds=0.01) is None
+    busy.set()
+    asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result(10)  # what was given up comes to its end before
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
 
 
 numbers = st.integers(0, 2**62)

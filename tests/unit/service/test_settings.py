@@ -31,9 +31,15 @@ def test_the_address_to_listen_on_is_a_name_of_the_service(host: str, name: str)
 
 
 def test_service_and_worker_share_no_variable_but_those_of_the_store() -> None:
-    """`gammabeta up` starts both in one environment. What they do share means the same in both."""
+    """`gammabeta up` starts both in one environment. What they do share means the same in both; the port of metrics,
+    which only one of them can have, it gives to the worker."""
     shared = ServiceSettings.model_fields.keys() & WorkerSettings.model_fields.keys()
-    assert shared == StoreSettings.model_fields.keys() | {"log_level", "lease_seconds"}
+    assert shared == StoreSettings.model_fields.keys() | {
+        "log_level",
+        "lease_seconds",
+        "metrics_host",
+        "metrics_port",
+    }
 
 
 def test_every_setting_says_what_it_is() -> None:
