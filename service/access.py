@@ -64,7 +64,7 @@ RULES: Mapping[str, frozenset[str]] = {
     "create_key": ADMIN,
     "list_keys": ADMIN,
     "revoke_key": ADMIN,
-    "scraped": ADMIN,  # it names the models of all projects
+    "scraped": ADMIN,  # it tells of the whole process
     "load_model": ADMIN,
     "unload_model": ADMIN,
 }

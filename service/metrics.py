@@ -42,7 +42,7 @@ from service.traffic import SECONDS, Kind, Seen
 
 ROWS = tuple(2**power for power in range(13))
 """The bounds of the histogram of batches: 1 to 4,096 rows."""
-VERSION = ("model", "version")
+VERSION = ("project", "model", "version")
 NS = 1e-9
 PATIENCE_SECONDS = 5.0
 """How long another thread waits for the event loop, which waits for the database for less."""
@@ -52,6 +52,7 @@ PATIENCE_SECONDS = 5.0
 class Serving:
     """A version in memory."""
 
+    project: str
     model: str
     version: str
     outcomes: dict[str, int]
@@ -61,8 +62,8 @@ class Serving:
     """Rows in line."""
 
     @property
-    def labels(self) -> tuple[str, str]:
-        return self.model, self.version
+    def labels(self) -> tuple[str, str, str]:
+        return self.project, self.model, self.version
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,12 +81,14 @@ class Sight:
     """None: the database does not answer."""
 
 
-async def seen(context: Context) -> Sight:
-    """On the event loop, as things are now. It takes no longer than the patience of the backlog."""
+async def seen(context: Context, project: str | None = None) -> Sight:
+    """On the event loop, as things are now: of versions, those of a project, or all. It takes no longer than the
+    patience of the backlog."""
     census = await context.backlog.newest()
+    held = context.models.held if project is None else context.models.held_of(project)
     return Sight(
         requests=context.traffic.seen,
-        versions=tuple(map(_serving, context.models.held)),
+        versions=tuple(map(_serving, held)),
         versions_bytes=context.models.bytes,
         versions_limit=context.settings.predict_memory_bytes,
         uploaded=context.traffic.uploaded,
@@ -112,6 +115,7 @@ def _serving(loaded: LoadedVersion) -> Serving:
     # Here and not beside the event loop: a refusal that was counted in part would make a counter go back.
     failed = counted.fail.count - counted.refused
     return Serving(
+        project=loaded.project_id,
         model=version.model,
         version=version.version,
         outcomes={"answered": counted.success.count, "refused": counted.refused, "failed": failed},

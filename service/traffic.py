@@ -120,10 +120,11 @@ class Traffic:
 def _template(scope: Scope) -> str:
     """Of the route that took the request; of what is mounted, such as the page, the place. `none`: it came to none."""
     route = scope.get("route")
-    if route is None:
-        if "app_root_path" in scope:  # which what is mounted has of the router
-            return scope["root_path"]
-        asked: str = scope["path"]
-        return asked if asked in PAGES and "endpoint" in scope else NO_ROUTE
-    path: str = getattr(route, "path", NO_ROUTE)
+    path: str = NO_ROUTE
+    if route is not None:
+        path = getattr(route, "path", NO_ROUTE)
+    elif "app_root_path" in scope:  # which what is mounted has of the router
+        path = scope["root_path"]
+    elif scope["path"] in PAGES and "endpoint" in scope:
+        path = scope["path"]
     return path

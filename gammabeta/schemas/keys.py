@@ -26,7 +26,7 @@ class Scope(StrEnum):
     PREDICT = "predict"
     """Ask models for predictions."""
     ADMIN = "admin"
-    """Make and revoke keys, move aliases, load and unload models."""
+    """Make and revoke keys, move aliases, load and unload models, read the metrics of the process."""
 
 
 def _checked(lifetime: str) -> str:

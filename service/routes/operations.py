@@ -17,6 +17,7 @@ from gammabeta.errors import NoSpace, NotReady
 from gammabeta.schemas.base import Answer
 from gammabeta.store import migrations
 from service import metrics
+from service.access import By
 from service.dependencies import Context, Ctx
 
 router = APIRouter(tags=["operations"])
@@ -63,11 +64,12 @@ async def version() -> VersionAnswer:
 
 
 @router.get("/metrics", response_class=PlainTextResponse)
-async def scraped(request: Request) -> Response:
-    """Metrics of this process for Prometheus, as its text or, if `Accept` names it, as OpenMetrics. It answers when the
+async def scraped(request: Request, caller: By) -> Response:
+    """Metrics of this process for Prometheus, as its text or, if `Accept` names it, as OpenMetrics. Of models, those of
+    the caller's project: GAMMABETA_METRICS_PORT tells all. It answers when the
     database does not, too."""
     context: Context = request.app.state.context  # not by its dependency, which asks what the database is
-    exposed = metrics.Exposed(await metrics.seen(context))
+    exposed = metrics.Exposed(await metrics.seen(context, caller.project_id))
     body, media_type = await anyio.to_thread.run_sync(
         exposition.written, exposed, request.headers.get("accept"), limiter=context.scraping
     )

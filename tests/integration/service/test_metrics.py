@@ -19,12 +19,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as plain
 from structlog.testing import capture_logs
 
-<<<<<<< HEAD
-from service.runtime.costs import Cost
-=======
 from gammabeta.schemas.keys import Scope
-from service.runtime.batching import Cost
->>>>>>> observability
+from service.runtime.costs import Cost
 from tests import metrics_page
 from tests.integration.service.conftest import Service, eventually
 from tests.integration.service.test_datasets import CSV, jobs_of, upload
@@ -71,15 +67,15 @@ def test_scrapes_during_predictions_count_each_once(start: Callable[..., Any]) -
             answers = [clients.submit(predict, service, "churn", rows) for rows in (1, 2, 3) for _ in range(20)]
             seen = []
             while not all(each.done() for each in answers):
-                seen.append(scraped(service).get(("gammabeta_predict_rows_total", "churn", "1"), 0.0))
+                seen.append(scraped(service).get(("gammabeta_predict_rows_total", "churn", "default", "1"), 0.0))
         assert {each.result().status_code for each in answers} == {200}
         assert seen == sorted(seen)
         found = eventually(lambda: _complete(scraped(service), 60))
-    assert found["gammabeta_predict_rows_total", "churn", "1"] == 120
-    assert found["gammabeta_predict_requests_total", "churn", "answered", "1"] == 60
-    assert found["gammabeta_predict_batch_rows_sum", "churn", "1"] == 120
-    assert found["gammabeta_predict_stage_seconds_count", "churn", "compute", "1"] == 60
-    assert found["gammabeta_predict_stage_seconds_sum", "churn", "compute", "1"] > 0
+    assert found["gammabeta_predict_rows_total", "churn", "default", "1"] == 120
+    assert found["gammabeta_predict_requests_total", "churn", "answered", "default", "1"] == 60
+    assert found["gammabeta_predict_batch_rows_sum", "churn", "default", "1"] == 120
+    assert found["gammabeta_predict_stage_seconds_count", "churn", "default", "compute", "1"] == 60
+    assert found["gammabeta_predict_stage_seconds_sum", "churn", "default", "compute", "1"] > 0
     assert found["gammabeta_versions_loaded",] == 1
     assert 0 < found["gammabeta_versions_bytes",] < found["gammabeta_versions_limit_bytes",]
 
@@ -103,8 +99,8 @@ def test_refused_and_failed_predictions_are_told_apart(start: Callable[..., Any]
         found = scraped(service)
         loaded.line.rows = 0
     outcomes = ("answered", "failed", "refused")
-    assert [found["gammabeta_predict_requests_total", "churn", each, "1"] for each in outcomes] == [1, 1, 1]
-    assert found["gammabeta_predict_waiting_rows", "churn", "1"] == 64
+    assert [found["gammabeta_predict_requests_total", "churn", each, "default", "1"] for each in outcomes] == [1, 1, 1]
+    assert found["gammabeta_predict_waiting_rows", "churn", "default", "1"] == 64
 
 
 def test_jobs_streams_and_uploads_are_told(start: Callable[..., Any]) -> None:
@@ -176,7 +172,7 @@ def test_a_port_of_their_own_asks_for_no_key_and_tells_the_same(start: Callable[
         found = samples(httpx.get(address).text)
         families = openmetrics(httpx.get(address, headers=OPENMETRICS).text)
         assert httpx.get(address.replace("/metrics", "/v1/jobs")).status_code == 404
-    assert found["gammabeta_predict_rows_total", "churn", "1"] == 1
+    assert found["gammabeta_predict_rows_total", "churn", "default", "1"] == 1
     told = {row.name for row in metrics_page.exposed(families)}
     assert told == {row.name for row in metrics_page.rows("The service")}
     with pytest.raises(httpx.ConnectError):

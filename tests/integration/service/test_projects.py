@@ -29,6 +29,7 @@ LISTS = {
     "list_workers",
     "statistics",
     "repository_index",
+    "scraped",
 }
 """The operations that name things without being asked for one."""
 CREATE = {"upload_dataset", "submit_job", "create_key"}

@@ -15,7 +15,7 @@ from gammabeta import exposition
 from gammabeta.schemas.base import NAME_PATTERN, Name
 from gammabeta.schemas.jobs import JobState, Lane
 from gammabeta.store.census import Census
-from service.metrics import Exposed, Serving, Sight, seen_from_outside
+from service.metrics import VERSION, Exposed, Serving, Sight, seen_from_outside
 from service.runtime.counting import Spent, Statistics
 from service.traffic import SECONDS, Kind, Seen
 from tests import metrics_page
@@ -35,9 +35,9 @@ def statistics(*batches: tuple[int, int]) -> Statistics:
     return found
 
 
-def serving(model: str, version: str, counted: Statistics) -> Serving:
+def serving(model: str, version: str, counted: Statistics, *, project: str = "team") -> Serving:
     outcomes = {"answered": 5, "refused": 2, "failed": 1}
-    return Serving(model=model, version=version, outcomes=outcomes, statistics=counted, waiting=9)
+    return Serving(project=project, model=model, version=version, outcomes=outcomes, statistics=counted, waiting=9)
 
 
 def sight(**changed: Any) -> Sight:
@@ -68,20 +68,26 @@ def test_names_types_and_labels_are_those_of_the_page() -> None:
     assert metrics_page.exposed(Exposed(sight()).collect()) == metrics_page.rows("The service")
 
 
+def test_models_of_one_name_in_two_projects_are_two_series() -> None:
+    both = tuple(serving("digits", "3", statistics((1, 4)), project=each) for each in ("a", "b"))
+    rows = [name for name in values(sight(versions=both)) if name[0] == "gammabeta_predict_rows_total"]
+    assert rows == [("gammabeta_predict_rows_total", "digits", each, "3") for each in ("a", "b")]
+
+
 def test_stages_are_told_in_seconds() -> None:
     found = values(sight())
-    assert found["gammabeta_predict_stage_seconds_sum", "digits", "queue", "3"] == 2
-    assert found["gammabeta_predict_stage_seconds_count", "digits", "queue", "3"] == 5
+    assert found["gammabeta_predict_stage_seconds_sum", "digits", "team", "queue", "3"] == 2
+    assert found["gammabeta_predict_stage_seconds_count", "digits", "team", "queue", "3"] == 5
 
 
 def test_batches_are_told_by_their_rows() -> None:
     found = values(sight(versions=(serving("m", "1", statistics((1, 4), (5, 2), (9_000, 1))),)))
     buckets = {
-        bound: found["gammabeta_predict_batch_rows_bucket", bound, "m", "1"]
+        bound: found["gammabeta_predict_batch_rows_bucket", bound, "m", "team", "1"]
         for bound in ("1.0", "4.0", "8.0", "4096.0", "+Inf")
     }
     assert buckets == {"1.0": 4, "4.0": 4, "8.0": 6, "4096.0": 6, "+Inf": 7}
-    assert found["gammabeta_predict_batch_rows_sum", "m", "1"] == 4 + 10 + 9_000
+    assert found["gammabeta_predict_batch_rows_sum", "m", "team", "1"] == 4 + 10 + 9_000
 
 
 def test_times_of_a_route_are_told_whatever_their_status() -> None:
@@ -129,6 +135,7 @@ counted = st.builds(
 )
 servings = st.builds(
     Serving,
+    project=st.from_regex(NAME_PATTERN, fullmatch=True),
     model=st.from_regex(NAME_PATTERN, fullmatch=True),
     version=numbers.map(str),
     outcomes=st.dictionaries(st.sampled_from(["answered", "refused", "failed"]), numbers),
@@ -147,7 +154,7 @@ def test_whatever_was_counted_and_whoever_asks_it_can_be_parsed(versions: list[S
     parse = openmetrics if media_type.startswith("application/openmetrics-text") else plain
     families = {family.name: family for family in parse(text.decode())}
     rows = families.get("gammabeta_predict_rows")
-    found = {(each.labels["model"], each.labels["version"]): each.value for each in rows.samples} if rows else {}
+    found = {tuple(map(each.labels.get, VERSION)): each.value for each in rows.samples} if rows else {}
     assert found == {each.labels: float(each.statistics.rows) for each in versions}
 
 
