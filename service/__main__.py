@@ -20,6 +20,7 @@ from gammabeta.store import keys, migrations
 from gammabeta.store.blobs import open_blobs
 from gammabeta.store.engine import Database
 from service.app import Application, create_app
+from service.connections import Connection
 from service.settings import ServiceSettings
 
 EX_CONFIG = 78
@@ -36,6 +37,7 @@ class Server(uvicorn.Server):
         self.app = app
         config = uvicorn.Config(
             app,
+            http=Connection,
             host=settings.host.strip("[]"),
             port=settings.port,
             log_config=None,
