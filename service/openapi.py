@@ -59,27 +59,35 @@ def describe(app: FastAPI) -> dict[str, Any]:
             description=app.description,
             routes=[*app.routes, *_paper_routes()],
         )
-        operations = {each["operationId"]: each for path in document["paths"].values() for each in path.values()}
-        for name in BODIES:
-            paper, own = operations[_paper_name(name)]["requestBody"], operations[name].get("requestBody", {})
-            content = paper["content"] | own.get("content", {})
-            operations[name]["requestBody"] = paper | own | {"content": content}
-        document["paths"] = {path: each for path, each in document["paths"].items() if not path.startswith(_PAPER)}
-        document["components"]["securitySchemes"] = {"key": BEARER}
-        for path, each in document["paths"].items():
-            for method, operation in each.items():
-                operation["responses"].pop("422", None)  # FastAPI's own
-                operation["responses"] = failures.of(path, method, operation) | operation["responses"]
-                _without_null(operation)
-                if path not in access.OPEN:
-                    _say_scopes(operation, method)
+        document["paths"] = _with_bodies(document["paths"])
+        for path, operations in document["paths"].items():
+            for method, operation in operations.items():
+                _correct(path, method, operation)
         links.add(document["paths"])
-        document["components"]["responses"] = failures.responses()
-        _require_tags(document["components"]["schemas"])
+        parts = document["components"]
+        parts |= {"securitySchemes": {"key": BEARER}, "responses": failures.responses()}
+        _require_tags(parts["schemas"])
         for unused in ("HTTPValidationError", "ValidationError"):
-            document["components"]["schemas"].pop(unused, None)
+            parts["schemas"].pop(unused, None)
         app.openapi_schema = document
     return app.openapi_schema
+
+
+def _with_bodies(paths: dict[str, Any]) -> dict[str, Any]:
+    """The paths that there are, with the bodies of those on paper."""
+    operations = {each["operationId"]: each for path in paths.values() for each in path.values()}
+    for name in BODIES:
+        paper, own = operations[_paper_name(name)]["requestBody"], operations[name].get("requestBody", {})
+        operations[name]["requestBody"] = paper | own | {"content": paper["content"] | own.get("content", {})}
+    return {path: each for path, each in paths.items() if not path.startswith(_PAPER)}
+
+
+def _correct(path: str, method: str, operation: dict[str, Any]) -> None:
+    operation["responses"].pop("422", None)  # FastAPI's own
+    operation["responses"] = failures.of(path, method, operation) | operation["responses"]
+    _without_null(operation)
+    if path not in access.OPEN:
+        _say_scopes(operation, method)
 
 
 def _paper_routes() -> list[Any]:
