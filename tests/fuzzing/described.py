@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from typing import Any
 
 import httpx
@@ -109,7 +111,14 @@ def run(
     largest: bool = False,
 ) -> Tally:
     """Ask the service at `url`, up to so many examples of each operation and phase, which coverage, complete as it is,
-    does not heed. `largest`: the coverage of submissions too, which is ten times that of all others together."""
+    does not heed. `largest`: the coverage of submissions too, which is ten times that of all others together.
+
+    In a process of its own: schemathesis changes hypothesis for all of its process, the printing of what failed too."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
+        return alone.submit(_run, url, way, seed=seed, examples=examples, phases=phases, largest=largest).result()
+
+
+def _run(url: str, way: Way, *, seed: int, examples: int, phases: tuple[str, ...], largest: bool) -> Tally:
     document = way.prepared(httpx.get(url + DOCUMENT, timeout=SECONDS).raise_for_status().json())
     config = _config(url, way, seed=seed, examples=examples, phases=phases, largest=largest)
     schema = schemathesis.openapi.from_dict(document, config=SchemathesisConfig.from_dict(config))
