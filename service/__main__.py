@@ -22,6 +22,7 @@ from gammabeta.store.blobs import open_blobs
 from gammabeta.store.engine import Database
 from service import metrics
 from service.app import Application, create_app
+from service.connections import Connection
 from service.settings import ServiceSettings
 
 EX_CONFIG = 78
@@ -39,6 +40,7 @@ class Server(uvicorn.Server):
         self.app, self.settings = app, settings
         config = uvicorn.Config(
             app,
+            http=Connection,
             host=settings.host.strip("[]"),
             port=settings.port,
             log_config=None,

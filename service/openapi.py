@@ -8,7 +8,7 @@ schemas from routes that exist on paper only. `docs/openapi.json` is a snapshot;
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
@@ -21,8 +21,7 @@ from gammabeta.schemas.jobs import JobRequest
 from gammabeta.schemas.keys import KeyRequest, Scope
 from gammabeta.schemas.models import AliasRequest
 from gammabeta.schemas.problems import Problem
-from service import access
-from service.problems import MEDIA_TYPE, of_protocol
+from service import access, failures, links
 
 
 class PredictRequest(Request):
@@ -60,22 +59,35 @@ def describe(app: FastAPI) -> dict[str, Any]:
             description=app.description,
             routes=[*app.routes, *_paper_routes()],
         )
-        operations = {each["operationId"]: each for path in document["paths"].values() for each in path.values()}
-        for name in BODIES:
-            paper, own = operations[_paper_name(name)]["requestBody"], operations[name].get("requestBody", {})
-            content = paper["content"] | own.get("content", {})
-            operations[name]["requestBody"] = paper | own | {"content": content}
-        document["paths"] = {path: each for path, each in document["paths"].items() if not path.startswith(_PAPER)}
-        document["components"]["securitySchemes"] = {"key": BEARER}
-        for path, each in document["paths"].items():
-            for method, operation in each.items():
-                _say_errors(operation, of_protocol(path))
-                if path not in access.OPEN:
-                    _say_scopes(operation, method)
+        document["paths"] = _with_bodies(document["paths"])
+        for path, operations in document["paths"].items():
+            for method, operation in operations.items():
+                _correct(path, method, operation)
+        links.add(document["paths"])
+        parts = document["components"]
+        parts |= {"securitySchemes": {"key": BEARER}, "responses": failures.responses()}
+        _require_tags(parts["schemas"])
         for unused in ("HTTPValidationError", "ValidationError"):
-            document["components"]["schemas"].pop(unused, None)
+            parts["schemas"].pop(unused, None)
         app.openapi_schema = document
     return app.openapi_schema
+
+
+def _with_bodies(paths: dict[str, Any]) -> dict[str, Any]:
+    """The paths that there are, with the bodies of those on paper."""
+    operations = {each["operationId"]: each for path in paths.values() for each in path.values()}
+    for name in BODIES:
+        paper, own = operations[_paper_name(name)]["requestBody"], operations[name].get("requestBody", {})
+        operations[name]["requestBody"] = paper | own | {"content": paper["content"] | own.get("content", {})}
+    return {path: each for path, each in paths.items() if not path.startswith(_PAPER)}
+
+
+def _correct(path: str, method: str, operation: dict[str, Any]) -> None:
+    operation["responses"].pop("422", None)  # FastAPI's own
+    operation["responses"] = failures.of(path, method, operation) | operation["responses"]
+    _without_null(operation)
+    if path not in access.OPEN:
+        _say_scopes(operation, method)
 
 
 def _paper_routes() -> list[Any]:
@@ -108,11 +120,27 @@ def _say_scopes(operation: dict[str, Any], method: str) -> None:
     operation["security"] = [{"key": [scope.value]} for scope in Scope if scope in rule]
 
 
-def _say_errors(operation: dict[str, Any], of_protocol: bool) -> None:
-    media_type, schema = ("application/json", "InferenceError") if of_protocol else (MEDIA_TYPE, "Problem")
-    operation["responses"].pop("422", None)
-    operation["responses"]["default"] = {
-        "description": "What must hold, what was received and what to do."
-        + ("" if of_protocol else " `code` is stable."),
-        "content": {media_type: {"schema": {"$ref": f"#/components/schemas/{schema}"}}},
-    }
+def _without_null(operation: dict[str, Any]) -> None:
+    """Of parameters, which are text: one that may be left out is no null for that."""
+    for parameter in operation.get("parameters", ()):
+        schema = parameter["schema"]
+        kinds = [each for each in schema.pop("anyOf", ()) if each != {"type": "null"}]
+        parameter["schema"] = schema | (kinds[0] if len(kinds) == 1 else {"anyOf": kinds} if kinds else {})
+
+
+def _require_tags(schemas: dict[str, Any]) -> None:
+    """Of each kind of a union, what tells it from the others, which pydantic takes for a field with a default."""
+    for union in _unions(schemas):
+        for reference in union["discriminator"]["mapping"].values():
+            kind, tag = schemas[reference.rpartition("/")[2]], union["discriminator"]["propertyName"]
+            kind["required"] = sorted({*kind.get("required", ()), tag})
+
+
+def _unions(schema: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(schema, dict):
+        if "discriminator" in schema:
+            yield schema
+        schema = list(schema.values())
+    if isinstance(schema, list):
+        for each in schema:
+            yield from _unions(each)

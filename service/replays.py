@@ -12,6 +12,11 @@ from gammabeta.store import idempotency
 from gammabeta.store.engine import Session
 from service.keyring import Caller
 
+CREATED: dict[str, Any] = {
+    "headers": {"Location": {"required": True, "schema": {"type": "string"}, "description": "Where to look at it."}}
+}
+"""How `accepted` is described."""
+
 
 def given(session: Session, caller: Caller, key: str | None, request_hash: str) -> dict[str, Any] | None:
     """What was answered when the request came under this key before. It may be asked where nothing can be written; None

@@ -109,6 +109,15 @@ def retold(error: ValidationError, tell: Callable[[ErrorDetails], ErrorDetails])
     return ValidationError.from_exception_data(error.title, lines)
 
 
+def told_by(tag: str) -> Callable[[dict[str, Any]], None]:
+    """For `json_schema_extra`: among the kinds of a union the field must be written, although it has a default."""
+
+    def require(schema: dict[str, Any]) -> None:
+        schema["required"] = [*schema.get("required", ()), tag]
+
+    return require
+
+
 class Answer(BaseModel):
     """A value that the service gives: frozen; keys that this version does not know are ignored."""
 

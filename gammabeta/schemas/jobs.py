@@ -27,7 +27,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from gammabeta.schemas.base import Answer, Count, Name, Request, not_supported, refuse_not_yet
+from gammabeta.schemas.base import Answer, Count, Name, Request, not_supported, refuse_not_yet, told_by
 from gammabeta.schemas.datasets import Split
 from gammabeta.schemas.networks import LayersNetwork, NetworkSpec
 from gammabeta.schemas.preprocessing import PreprocessingSpec
@@ -132,6 +132,8 @@ AnswerFormat: TypeAlias = Literal["csv", "parquet"]
 
 class PredictDatasetRequest(Request):
     """Answer every row of a split of `dataset` by a version of `model`, into a file."""
+
+    model_config = ConfigDict(json_schema_extra=told_by("kind"))
 
     kind: Literal["predict"] = "predict"
     model: Name

@@ -42,7 +42,7 @@ def lifetime_ms(lifetime: str) -> int:
     return int(found[1]) * UNITS_MS[found[2]] if found else 0
 
 
-Lifetime = Annotated[str, AfterValidator(_checked)]
+Lifetime = Annotated[str, AfterValidator(_checked), Field(json_schema_extra={"pattern": "^[0-9]{1,9}[mhd]$"})]
 
 
 class KeyRequest(Request):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from gammabeta.schemas.base import AtMost, Flag, Number, Request, wrong
+from gammabeta.schemas.base import AtMost, Flag, Number, Request, told_by, wrong
 from gammabeta.schemas.initializers import Initializer
 from gammabeta.schemas.layers import GLOROT, ActivationFunction, Size, Window
 from gammabeta.schemas.normalization import BatchNorm
@@ -61,6 +61,8 @@ BatchNormChoice: TypeAlias = Annotated[
 
 class Preset(Request):
     """What the presets share."""
+
+    model_config = ConfigDict(json_schema_extra=told_by("preset"))
 
     batch_norm: BatchNormChoice = "before_activation"
     activation: ActivationFunction = "relu"

@@ -73,6 +73,12 @@ def _in_address(*names: str) -> dict[str, Any]:
     }
 
 
+def _in_body(**properties: Any) -> dict[str, Any]:
+    """How a body is described that `_object` reads."""
+    schema = {"type": "object", "properties": properties}
+    return {"requestBody": {"content": {"application/json": {"schema": schema}}}}
+
+
 OF_MODEL, OF_VERSION = _in_address("name"), _in_address("name", "version")
 
 
@@ -158,7 +164,7 @@ def _version(context: Context, asked: Asked) -> Version:
 # ── the repository ──
 
 
-@router.post("/repository/index")
+@router.post("/repository/index", openapi_extra=_in_body(ready={"type": "boolean", "default": False}))
 async def repository_index(request: Request, context: Ctx, caller: By) -> list[RepositoryEntry]:
     """Every version that may be asked for, and whether it is in memory; with `{"ready": true}` those that are."""
     ready_only = (await _object(request)).get("ready", False)
@@ -180,10 +186,14 @@ def _known(context: Context, project: str) -> list[tuple[str, str]]:
         return models.all_versions(session, project)
 
 
-@router.post("/repository/models/{name}/load", openapi_extra=OF_MODEL, response_class=Response)
+@router.post(
+    "/repository/models/{name}/load",
+    openapi_extra=OF_MODEL | _in_body(parameters={"type": ["object", "null"], "maxProperties": 0}),
+    response_class=Response,
+)
 async def load_model(request: Request, asked: Addressed, context: Ctx) -> Response:
     """Load the version that a request without one would get. 200, and nothing."""
-    if (await _object(request)).get("parameters"):
+    if (await _object(request)).get("parameters") not in (None, {}):
         raise InvalidRequest(
             "'parameters' must be left out: models are made by training jobs, not by their configuration."
         )
@@ -191,7 +201,7 @@ async def load_model(request: Request, asked: Addressed, context: Ctx) -> Respon
     return Response()
 
 
-@router.post("/repository/models/{name}/unload", openapi_extra=OF_MODEL, response_class=Response)
+@router.post("/repository/models/{name}/unload", openapi_extra=OF_MODEL | _in_body(), response_class=Response)
 async def unload_model(request: Request, asked: Addressed, context: Ctx) -> Response:
     """Drop every version of the model from the memory of this process; the next request loads it again. 200, and
     nothing."""

@@ -27,7 +27,7 @@ from service.dependencies import Context, Ctx, IdempotencyKey, Named, canonical
 from service.keyring import Caller
 from service.pages import Page, PageQuery
 from service.previews import first_rows
-from service.replays import accepted, once
+from service.replays import CREATED, accepted, once
 from service.uploads import Received
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
@@ -105,7 +105,7 @@ class PreviewQuery(Schema):
     split: Split = "train"
 
 
-@router.post("", status_code=202, response_model=Dataset, openapi_extra=FILE)
+@router.post("", status_code=202, response_model=Dataset, responses={202: CREATED}, openapi_extra=FILE)
 async def upload_dataset(
     request: Request,
     context: Ctx,

@@ -30,13 +30,13 @@ from gammabeta.schemas.jobs import (
 from gammabeta.store import events, jobs, listing
 from gammabeta.store.engine import Session
 from gammabeta.store.tables import JobRow
-from service import submissions
+from service import problems, submissions
 from service.access import By
 from service.dependencies import Context, Ctx, IdempotencyKey, JsonBody, Named, canonical
 from service.events import as_sse, stream
 from service.keyring import Caller
 from service.pages import Page, PageQuery, page_of
-from service.replays import accepted, given, once
+from service.replays import CREATED, accepted, given, once
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -45,6 +45,8 @@ WHOLE_HISTORY = 100_000
 EVENT_STREAM = "text/event-stream"
 FILES = {"predictions.csv": "text/csv; charset=utf-8", "predictions.parquet": "application/vnd.apache.parquet"}
 """The media type of each."""
+_TEXT = {"schema": {"type": "string"}}
+_BYTES = {kind.partition(";")[0]: {"schema": {"type": "string", "format": "binary"}} for kind in FILES.values()}
 _METADATA = re.compile(r"metadata\[([^\[\]]{1,64})\]")
 
 
@@ -106,7 +108,7 @@ class MetricsQuery(Schema):
     """Of each series: more are thinned evenly, the first and the last kept."""
 
 
-@router.post("", status_code=202, response_model=Job, responses={200: {"model": DryRun | PredictDryRun}})
+@router.post("", status_code=202, response_model=Job, responses={202: CREATED, 200: {"model": DryRun | PredictDryRun}})
 def submit_job(
     context: Ctx,
     caller: By,
@@ -242,12 +244,11 @@ def job_metrics(job_id: Named, context: Ctx, caller: By, query: Annotated[Metric
     "/{job_id}/files/{name}",
     response_class=FileResponse,
     responses={
-        200: {
-            "content": {
-                media_type.partition(";")[0]: {"schema": {"type": "string", "format": "binary"}}
-                for media_type in FILES.values()
-            }
-        }
+        200: {"content": _BYTES, "headers": {"ETag": _TEXT}},
+        206: {"content": _BYTES, "headers": {"ETag": _TEXT, "Content-Range": _TEXT}, "description": "The Range."},
+        304: {"headers": {"ETag": _TEXT}, "description": "If-None-Match names it."},
+        400: {"content": {"text/plain": _TEXT, problems.MEDIA_TYPE: {}}, "description": "Bad Request: no such Range."},
+        416: {"content": {"text/plain": _TEXT}, "headers": {"Content-Range": _TEXT}, "description": "Beyond its end."},
     },
 )
 def get_job_file(
@@ -255,7 +256,8 @@ def get_job_file(
     name: Named,
     context: Ctx,
     caller: By,
-    if_none_match: Annotated[str, Header(include_in_schema=False)] = "",
+    range: Annotated[str, Header(description="Of bytes: `bytes=0-99`.")] = "",  # noqa: ARG001
+    if_none_match: Annotated[str, Header()] = "",
 ) -> Response:
     """A file that the job has made, once it has succeeded: of a predict job `predictions.csv` or `predictions.parquet`,
     as its `result` says. The ETag is the sha256 of the bytes; a Range of them may be asked for."""

@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Header, Query
 from fastapi.responses import Response
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError, WithJsonSchema
 from safetensors.numpy import save
 
 from gammabeta.nets import state
-from gammabeta.schemas.base import Answer
+from gammabeta.schemas.base import Answer, Name
 from gammabeta.schemas.batchnorm import BatchNormState
 from gammabeta.schemas.models import Alias, AliasRequest, BatchNormAnswer, Model, Served, Version
 from gammabeta.schemas.networks import LayersNetwork
@@ -26,6 +26,12 @@ from service.runtime.loading import read_weights
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
 SAFETENSORS = "application/vnd.safetensors"
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+NewAlias = Annotated[
+    Name,
+    WithJsonSchema({"type": "string", "pattern": "^([A-Za-z]|[0-9]+[A-Za-z._-])[A-Za-z0-9._-]*$", "maxLength": 64}),
+]
+"""A name that is not all digits, as those of versions are."""
 _ALIAS: TypeAdapter[AliasRequest] = TypeAdapter(AliasRequest)
 
 
@@ -66,7 +72,7 @@ def get_model(name: Named, context: Ctx, caller: By) -> Model:
 
 
 @router.put("/{name}/aliases/{alias}")
-async def set_alias(name: Named, alias: Named, context: Ctx, caller: By, body: JsonBody) -> Alias:
+async def set_alias(name: Named, alias: NewAlias, context: Ctx, caller: By, body: JsonBody) -> Alias:
     """Let the alias name a version; moving it back is the way to roll back. The version is loaded before the alias
     moves: one that cannot be served is refused, and the alias stays."""
     try:
@@ -102,7 +108,7 @@ def get_version(name: Named, version: Named, context: Ctx, caller: By) -> Versio
 @router.get(
     "/{name}/versions/{version}/batchnorm",
     response_model=BatchNormAnswer,
-    responses={200: {"content": {SAFETENSORS: {"schema": {"type": "string", "format": "binary"}}}}},
+    responses={200: {"content": {SAFETENSORS: _BINARY}}},
 )
 def get_batchnorm(
     name: Named, version: Named, context: Ctx, caller: By, accept: Annotated[str, Header(include_in_schema=False)] = ""
@@ -122,7 +128,11 @@ async def get_served(name: Named, version: Named, context: Ctx, caller: By) -> S
     return await context.predictor.measured(loaded)
 
 
-@router.get("/{name}/versions/{version}/files/{file}")
+@router.get(
+    "/{name}/versions/{version}/files/{file}",
+    response_class=Response,
+    responses={200: {"content": {SAFETENSORS: _BINARY, "application/json": {}}}},
+)
 def get_file(
     name: Named, version: Named, file: Literal["weights.safetensors", "spec.json"], context: Ctx, caller: By
 ) -> Response:

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 
+from service import failures, links
 from service.__main__ import described
 
 SNAPSHOT = Path(__file__).parents[3] / "docs" / "openapi.json"
@@ -32,20 +34,66 @@ def test_bodies_that_routes_read_themselves_are_described(document: dict[str, An
 
 def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
     text = json.dumps(document)
-    names = {part.split('"')[0] for part in text.split('"$ref": "#/components/schemas/')[1:]}
-    assert names <= set(document["components"]["schemas"])
+    for kind in ("schemas", "responses"):
+        names = {part.split('"')[0] for part in text.split(f'"$ref": "#/components/{kind}/')[1:]}
+        assert names <= set(document["components"][kind])
 
 
 def test_every_operation_says_how_it_fails(document: dict[str, Any]) -> None:
     for path, operations in document["paths"].items():
-        form = (
-            ("application/json", "InferenceError")
-            if path.startswith("/v2")
-            else ("application/problem+json", "Problem")
-        )
+        name = "Inference" if path.startswith("/v2") else "Problem"
         for operation in operations.values():
-            content = operation["responses"]["default"]["content"]
-            assert {(kind, each["schema"]["$ref"].rpartition("/")[2]) for kind, each in content.items()} == {form}
+            failing = {status: each for status, each in operation["responses"].items() if int(status) >= 400}
+            assert {"400", "403"} <= failing.keys()
+            assert "500" not in failing
+            said = {each.get("$ref") for each in failing.values()}
+            assert f"#/components/responses/{name}403" in said
+
+
+def test_failures_are_said_in_the_form_of_their_protocol(document: dict[str, Any]) -> None:
+    forms = {
+        "Problem": ("application/problem+json", "#/components/schemas/Problem"),
+        "Inference": ("application/json", "#/components/schemas/InferenceError"),
+    }
+    for name, response in document["components"]["responses"].items():
+        ((media_type, content),) = response["content"].items()
+        assert (media_type, content["schema"]["$ref"]) == forms[name[:-3]]
+
+
+def test_what_says_a_status_by_hand_is_there(document: dict[str, Any]) -> None:
+    names = {operation["operationId"] for path in document["paths"].values() for operation in path.values()}
+    assert names >= failures.MORE.keys() | links.SOURCES.keys()
+
+
+def test_links_lead_to_what_takes_the_id_that_an_answer_names(document: dict[str, Any]) -> None:
+    accepted = document["paths"]["/v1/jobs"]["post"]["responses"]["202"]
+    assert accepted["links"]["cancel_job"] == {
+        "operationId": "cancel_job",
+        "parameters": {"job_id": "$response.body#/id"},
+    }
+    assert "Location" in accepted["headers"]
+
+
+def test_what_tells_a_kind_of_a_union_must_be_written(document: dict[str, Any]) -> None:
+    job = document["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    check = Draft202012Validator({**job, "components": document["components"]})
+    train = {"dataset": "d", "model": "m", "network": {"layers": [{"type": "dense", "units": 2}]}}
+    assert check.is_valid(train)
+    assert not check.is_valid({**train, "network": {"layers": [{"units": 2}]}})
+    assert not check.is_valid({**train, "network": {"hidden": [2]}})
+    assert not check.is_valid({"dataset": "d", "model": "m"})
+    assert check.is_valid({"kind": "predict", "dataset": "d", "model": "m"})
+
+
+def test_no_parameter_is_null(document: dict[str, Any]) -> None:
+    parameters = [
+        parameter
+        for path in document["paths"].values()
+        for operation in path.values()
+        for parameter in operation.get("parameters", ())
+    ]
+    assert len(parameters) > 50
+    assert not [each for each in parameters if "null" in json.dumps(each["schema"])]
 
 
 def test_tensors_after_the_json_are_described_beside_it(document: dict[str, Any]) -> None:
