@@ -38,7 +38,7 @@ WORKDIR /var/lib/gammabeta
 USER 10001:10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=5s --timeout=5s --start-period=60s --retries=3 CMD ["python", "-I", "-c", "\
+HEALTHCHECK --interval=5s --timeout=5s --start-period=180s --retries=3 CMD ["python", "-I", "-c", "\
 import http.client, os, sys; \
 asked = http.client.HTTPConnection('127.0.0.1', int(os.environ['GAMMABETA_PORT']), timeout=4); \
 asked.request('GET', '/readyz'); \
