@@ -89,11 +89,9 @@ def downgrade(
 ) -> None:
     """Go back to the schema of an older version; refused where that would lose something."""
     from gammabeta.store import migrations  # noqa: PLC0415
-    from gammabeta.store.settings import StoreSettings  # noqa: PLC0415
 
-    url = StoreSettings(home=from_environment().folder).resolved_database_url
     with _refusals():
-        migrations.downgrade(url, to=revision)
+        migrations.downgrade(_address(from_environment().folder), to=revision)
     show.note(f"The database has the schema {revision}. Install the version that it belongs to.")
 
 
@@ -114,6 +112,7 @@ def create_key(
         str | None, typer.Option(help="Whose jobs are counted together. Default: each key is its own.")
     ] = None,
     project: Annotated[str, typer.Option(help="Whose things it sees; made where it is new.")] = "default",
+    first: Annotated[bool, typer.Option("--first", help="Only if no key was ever made; else nothing happens.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make a key, and print it this once. From the first key on the service asks for one."""
@@ -128,6 +127,9 @@ def create_key(
     home = writable(from_environment().folder)
     _migrate(home)
     with _database(home) as database, database.write() as session:
+        if first and keys.any_was_made(session):
+            show.note("There was a key before; none is made.")
+            return
         made = keys.create(session, projects.ensure(session, project), request)
     if as_json:
         show.as_json(made)
@@ -160,10 +162,9 @@ def revoke_key(key: Annotated[str, typer.Argument(help="The id, such as key_Ab12
 def _database(home: Path) -> Iterator[Database]:
     """The database, if this version may use it."""
     from gammabeta.store.engine import Database  # noqa: PLC0415
-    from gammabeta.store.settings import StoreSettings  # noqa: PLC0415
 
     _check(home)
-    database = Database(StoreSettings(home=home).resolved_database_url)
+    database = Database(_address(home))
     try:
         yield database
     finally:
@@ -172,9 +173,9 @@ def _database(home: Path) -> Iterator[Database]:
 
 def _migrate(home: Path) -> None:
     """Upgrade a SQLite database. Another one may serve more than this program, so its owner decides when."""
-    from gammabeta.store.settings import StoreSettings  # noqa: PLC0415
-
-    if StoreSettings(home=home).resolved_database_url.startswith("sqlite"):
+    with _refusals():
+        address = _address(home)
+    if address.startswith("sqlite"):
         _upgrade(home)
     else:
         _check(home)
@@ -182,22 +183,19 @@ def _migrate(home: Path) -> None:
 
 def _upgrade(home: Path) -> None:
     from gammabeta.store import migrations  # noqa: PLC0415
-    from gammabeta.store.settings import StoreSettings  # noqa: PLC0415
 
-    url = StoreSettings(home=writable(home)).resolved_database_url
+    home = writable(home)
     with _refusals():
-        migrations.upgrade(url)
+        migrations.upgrade(_address(home))
 
 
 def _check(home: Path) -> str:
     """How the schema stands to the one of this version, where it may be used."""
     from gammabeta.store import migrations  # noqa: PLC0415
     from gammabeta.store.engine import Database  # noqa: PLC0415
-    from gammabeta.store.settings import StoreSettings  # noqa: PLC0415
 
-    url = StoreSettings(home=home).resolved_database_url
     with _refusals():
-        database = Database(url)
+        database = Database(_address(home))
     try:
         if complaint := migrations.complaint(database):
             raise WrongDatabase(complaint)
@@ -208,10 +206,17 @@ def _check(home: Path) -> str:
         database.dispose()
 
 
+def _address(home: Path) -> str:
+    """Of the database, with its password."""
+    from gammabeta.store.settings import StoreSettings  # noqa: PLC0415
+
+    return StoreSettings(home=home).resolved_database_url
+
+
 @contextmanager
 def _refusals() -> Iterator[None]:
-    """What the store says of an address that is none, of a disk that SQLite must not lie on, or of a way back that
-    would lose something, as one line."""
+    """What the store says of an address or a password that is none, of a disk that SQLite must not lie on, or of a way
+    back that would lose something, as one line."""
     try:
         yield
     except (ValueError, RuntimeError) as exc:

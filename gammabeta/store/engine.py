@@ -213,7 +213,7 @@ def _postgresql(url: sa.URL) -> Engine:
         pool_size=5,
         max_overflow=15,
         pool_timeout=30,
-        connect_args=_patience(url),
+        connect_args={"client_encoding": "utf8", **_patience(url)},  # one of SQL_ASCII would answer bytes
         json_serializer=_to_json,
         json_deserializer=orjson.loads,
     )

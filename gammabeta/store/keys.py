@@ -170,6 +170,11 @@ def changes(session: Session) -> int:
     return session.scalars(select(func.count() + func.count(KeyRow.revoked_ms)).select_from(KeyRow)).one()
 
 
+def any_was_made(session: Session) -> bool:
+    """Whether there ever was a key, be it one that does not work any more."""
+    return session.scalar(select(KeyRow.id).limit(1)) is not None
+
+
 def any_works(session: Session) -> bool:
     """Whether there is a key with which the service can be asked for anything."""
     alive = or_(KeyRow.expires_ms.is_(None), KeyRow.expires_ms > now_ms())

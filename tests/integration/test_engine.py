@@ -1,12 +1,14 @@
-"""What PostgreSQL is given time for."""
+"""What PostgreSQL is given time for, and how it writes."""
 
 from __future__ import annotations
 
+import psycopg
 import pytest
 from sqlalchemy import text
 
 from gammabeta.errors import NotReady
 from gammabeta.store.engine import Database
+from tests.postgres import Cluster
 
 pytestmark = pytest.mark.parametrize("kind", ["postgresql"])
 SHOWN = text("SHOW statement_timeout")
@@ -49,3 +51,12 @@ def test_a_transaction_that_stands_still_is_ended_and_gives_its_locks_back(url: 
         assert session.scalar(text("SELECT revision FROM projects")) == 1
     frozen.dispose()
     awake.dispose()
+
+
+def test_a_database_that_knows_no_encoding_answers_text_as_any_other(cluster: Cluster, kind: str) -> None:
+    with psycopg.connect(cluster.url("postgres"), autocommit=True) as connection:
+        connection.execute("CREATE DATABASE plain ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
+    db = Database(cluster.url("plain"))
+    with db.read() as session:
+        assert session.scalar(text("SELECT :said"), {"said": "γβ"}) == "γβ"
+    db.dispose()

@@ -176,6 +176,16 @@ def test_the_command_line_prints_a_key_once(run: Run, address: str) -> None:
     assert all(word in table.replace("\n", "") for word in ("ci", "read", "team-a", "active"))
 
 
+def test_the_first_key_is_made_once_whatever_became_of_it(run: Run, address: str) -> None:
+    first = json.loads(created(run, "--first", "--json").out)
+    again = created(run, "--first")
+    assert (again.code, again.out) == (0, "")
+    assert "There was a key before" in again.err
+    assert run("keys", "revoke", first["id"]).code == 0
+    assert created(run, "--first").out == ""
+    assert len(json.loads(run("keys", "--json").out)) == 1
+
+
 def test_the_command_line_revokes_a_key(run: Run, address: str) -> None:
     made = json.loads(created(run, "--json").out)
     ran = run("keys", "revoke", made["id"])
