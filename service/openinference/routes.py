@@ -34,9 +34,9 @@ from gammabeta.schemas.models import Version
 from gammabeta.schemas.problems import shortened
 from gammabeta.store import models
 from service.access import By
-from service.bodies import parsed
+from service.bodies import check_media_type, parsed
 from service.dependencies import Context, Ctx
-from service.openinference import inference, signature, stats
+from service.openinference import codings, inference, signature, stats
 from service.openinference.inference import model_name
 from service.routes import operations
 
@@ -74,6 +74,8 @@ def _in_address(*names: str) -> dict[str, Any]:
 
 
 OF_MODEL, OF_VERSION = _in_address("name"), _in_address("name", "version")
+OPTIONS: dict[str, Any] = {"requestBody": {"content": {"application/json": {"schema": {"type": "object"}}}}}
+"""How the bodies are described that `_object` reads, which may be left out."""
 
 
 # ── the server ──
@@ -158,7 +160,7 @@ def _version(context: Context, asked: Asked) -> Version:
 # ── the repository ──
 
 
-@router.post("/repository/index")
+@router.post("/repository/index", openapi_extra=OPTIONS)
 async def repository_index(request: Request, context: Ctx, caller: By) -> list[RepositoryEntry]:
     """Every version that may be asked for, and whether it is in memory; with `{"ready": true}` those that are."""
     ready_only = (await _object(request)).get("ready", False)
@@ -180,7 +182,7 @@ def _known(context: Context, project: str) -> list[tuple[str, str]]:
         return models.all_versions(session, project)
 
 
-@router.post("/repository/models/{name}/load", openapi_extra=OF_MODEL, response_class=Response)
+@router.post("/repository/models/{name}/load", openapi_extra=OF_MODEL | OPTIONS, response_class=Response)
 async def load_model(request: Request, asked: Addressed, context: Ctx) -> Response:
     """Load the version that a request without one would get. 200, and nothing."""
     if (await _object(request)).get("parameters"):
@@ -191,7 +193,7 @@ async def load_model(request: Request, asked: Addressed, context: Ctx) -> Respon
     return Response()
 
 
-@router.post("/repository/models/{name}/unload", openapi_extra=OF_MODEL, response_class=Response)
+@router.post("/repository/models/{name}/unload", openapi_extra=OF_MODEL | OPTIONS, response_class=Response)
 async def unload_model(request: Request, asked: Addressed, context: Ctx) -> Response:
     """Drop every version of the model from the memory of this process; the next request loads it again. 200, and
     nothing."""
@@ -202,7 +204,8 @@ async def unload_model(request: Request, asked: Addressed, context: Ctx) -> Resp
 
 
 async def _object(request: Request) -> dict[str, Any]:
-    """The body, which may be missing, whatever its Content-Type."""
+    """The body, which may be missing."""
+    check_media_type(request, codings.MEDIA_TYPES, remedy=codings.REMEDY)
     body = await request.body()
     value = parsed(body) if body else {}
     if not isinstance(value, dict):
