@@ -26,7 +26,8 @@
     │   ├── TooLargeToServe            the version needs more memory than the service may use for all
     │   ├── Overloaded            429  as many rows wait to be predicted as may
     │   ├── QueueFull             429  as many jobs are queued as may be
-    │   └── QuotaExceeded         429  as many of this key are
+    │   ├── QuotaExceeded         429  as many of this key are
+    │   └── TooOften              429  this key submits faster than it may
     ├── NoSpace                   507
     ├── JobFailed                      a job that was waited for did not succeed
     ├── ServiceUnreachable             no service answered at the address
@@ -238,6 +239,12 @@ class QuotaExceeded(NotReady):
 
     code = "quota_exceeded"
     retry_after = 5.0
+
+
+class TooOften(NotReady):
+    """This key submits too often. Send the request again after Retry-After seconds."""
+
+    code = "too_often"
 
 
 class NoSpace(GammabetaError):

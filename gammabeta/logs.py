@@ -31,6 +31,7 @@ def set_up(*, level: str = "info", as_json: bool | None = None) -> None:
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             structlog.processors.format_exc_info,
+            *([] if as_json else [_inert]),
             renderer,
         ],
     )
@@ -45,6 +46,28 @@ def set_up(*, level: str = "info", as_json: bool | None = None) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
+
+
+def _inert(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """What others wrote, so that a terminal obeys none of it and no line of it looks like one of ours. JSON escapes it
+    anyway, and what is no text is shown by its repr, which does."""
+    return {_printable(key): _inert_value(key, value) for key, value in event.items()}
+
+
+def _inert_value(key: str, value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return "\n".join(map(_printable, value.split("\n"))) if key in _OF_LINES else _printable(value)
+
+
+def _printable(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
+_OF_LINES = ("exception", "stack")
+"""Tracebacks, which are of many. Where no person looks on, as in production, each is one text of a JSON object."""
 
 
 def of_request(name: str) -> None:

@@ -37,12 +37,14 @@ from service.guard import Guard
 from service.keyring import Keyring
 from service.limits import BodyLimits
 from service.openinference import routes as openinference
+from service.ranges import OneRange
 from service.routes import datasets, jobs, keys, models, networks, operations, predict, workers
 from service.runtime.batching import Limits
 from service.runtime.loading import Models, Preparing
 from service.runtime.predicting import Predictor
 from service.settings import ServiceSettings
 from service.shortcuts import Shortcuts
+from service.throttle import Throttle
 from service.traffic import Traffic
 from service.upgrades import Upgrades
 
@@ -89,7 +91,7 @@ class Accountable:
 def create_app(settings: ServiceSettings) -> Application:
     """The service. Nothing is opened before its lifespan begins."""
     api = _api(settings)
-    hot = Shortcuts(api, endpoints={**predict.ENDPOINTS, **openinference.ENDPOINTS}, admit=access.predicting)
+    hot = Shortcuts(OneRange(api), endpoints={**predict.ENDPOINTS, **openinference.ENDPOINTS}, admit=access.predicting)
     answered = Accountable(BodyLimits(hot, settings=settings))
     traffic = Traffic(Guard(answered, hosts=settings.hosts))
     api.state.traffic = traffic
@@ -157,6 +159,7 @@ def _open(settings: ServiceSettings, traffic: Traffic) -> Context:
         upgrades=Upgrades(database),
         traffic=traffic,
         backlog=Backlog(database),
+        throttle=Throttle(settings.submits_per_second),
     )
 
 

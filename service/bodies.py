@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive
 
 from gammabeta.errors import MalformedRequest, TooLarge, UnsupportedMediaType
+from service.headers import header
 
 JSON_TYPES = ("application/json",)
 SMALL = 1 << 20
@@ -29,7 +30,7 @@ def check_media_type(request: Request, known: Collection[str], *, remedy: str) -
     Raises:
         UnsupportedMediaType
     """
-    received = request.headers.get("content-type")
+    received = header(request.scope, b"content-type")
     if received is not None and received.partition(";")[0].strip().lower() not in known:
         raise UnsupportedMediaType(
             f"Content-Type must be {' or '.join(known)}, or be left out. Received: {received[:200]!r}. {remedy}"

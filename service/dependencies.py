@@ -21,6 +21,7 @@ from service.keyring import Keyring
 from service.runtime.loading import Models
 from service.runtime.predicting import Predictor
 from service.settings import ServiceSettings
+from service.throttle import Throttle
 from service.traffic import Traffic
 from service.upgrades import Upgrades
 
@@ -41,6 +42,7 @@ class Context:
     upgrades: Upgrades
     traffic: Traffic
     backlog: Backlog
+    throttle: Throttle
     threads: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(16))
     """For async routes that reach database or disk: of their own, so that they never wait for the plain routes."""
 

@@ -57,6 +57,7 @@ STATUS: dict[type[GammabetaError], int] = {
     errors.Overloaded: 429,
     errors.QueueFull: 429,
     errors.QuotaExceeded: 429,
+    errors.TooOften: 429,
     errors.NoSpace: 507,
     errors.JobFailed: 500,
     errors.ServiceUnreachable: 500,

@@ -38,6 +38,10 @@ class ServiceSettings(StoreSettings):
     """How many jobs may be queued, ingestions included; one more is refused with 429. By default any number."""
     max_queued_per_key: int | None = Field(default=None, ge=1)
     """The same for the jobs of one key, or of all keys of one owner."""
+    submits_per_second: float | None = Field(default=None, gt=0, le=100_000)
+    """How often one key, or all keys of one owner, may submit or retry jobs and send files, on average; ten seconds'
+    worth may come at once. More is refused with 429. Each process of the service counts for itself. By default any
+    number."""
     max_job_memory_bytes: int = Field(default=64 * 1024**3, gt=0)
     """The most memory that a job may need, as the dry run estimates it."""
     predict_threads: int = Field(default=1, ge=1, le=256)

@@ -21,6 +21,7 @@ ALLOWED = {
     "gammabeta.files": {"gammabeta.errors", "gammabeta.failpoints"},
     "gammabeta.logs": set(),
     "gammabeta.images": set(),
+    "gammabeta.tensorfiles": {"gammabeta.errors"},
     "gammabeta.schemas": GROUND,
     "gammabeta.store": {"gammabeta.schemas", *GROUND},
     "gammabeta.nets": {"gammabeta.schemas", *GROUND},
@@ -34,6 +35,7 @@ ALLOWED = {
         "gammabeta.nets",
         "gammabeta.schemas",
         "gammabeta.images",
+        "gammabeta.tensorfiles",
         "gammabeta.exposition",
         *GROUND,
     },
@@ -42,6 +44,7 @@ ALLOWED = {
         "gammabeta.nets",
         "gammabeta.schemas",
         "gammabeta.images",
+        "gammabeta.tensorfiles",
         "gammabeta.exposition",
         *GROUND,
     },
@@ -69,7 +72,7 @@ FOREIGN = {
 
 TORCHLESS = (
     "__main__ settings supervisor slots attempts training_attempts ingestion_attempts prediction_attempts lease "
-    "children publishing keeping metrics gpus outbox inputs messages results ingestion deadlines leaving"
+    "children confinement publishing keeping metrics gpus outbox inputs messages results ingestion deadlines leaving"
 ).split()
 """The supervisor, the child that reads data sets, and what they say to each other."""
 STORELESS = (

@@ -15,6 +15,7 @@ from gammabeta.errors import GammabetaError
 from gammabeta.store.blobs import open_blobs
 from worker import leaving
 from worker.children import Children
+from worker.confinement import confine
 from worker.settings import WorkerSettings, forget_environment
 from worker.supervisor import Supervisor
 
@@ -33,6 +34,7 @@ def main(children: Children | None = None) -> int:
         print(error, file=sys.stderr)
         return EX_CONFIG
     forget_environment()
+    confine()
     logs.set_up(level=settings.log_level)
     if (complaint := blobs.complaint()) is not None:
         print(complaint, file=sys.stderr)

@@ -19,11 +19,10 @@ from time import perf_counter
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gammabeta import failpoints
+from gammabeta import failpoints, tensorfiles
 from gammabeta.errors import ArtifactCorrupt
 from gammabeta.failpoints import Failpoint
 from gammabeta.nets import state as states
@@ -150,17 +149,17 @@ def resume(folder: Path, job: JobFile, link: Link) -> Run:
         return begin(job)
     run = begin(job, threads=training.threads)
     with _reading(folder / results.STATE) as path:
-        state = results.state_from(_arrays(load_file(path)), training.layers)
+        state = results.state_from(_arrays(tensorfiles.read(path, load_file)), training.layers)
     with _reading(folder / results.WEIGHTS) as path:
-        states.load(run.network, load_file(path), state)
+        states.load(run.network, tensorfiles.read(path, load_file), state)
     with _reading(folder / OPTIMIZER) as path:
-        optimizers.load_state(run.optimizer, load_file(path))
+        optimizers.load_state(run.optimizer, tensorfiles.read(path, load_file))
     with _reading(folder / BEST) as path:
         _load_stopper(path, training.stopping, run.stopper)
     run.tally.restore(training.sums)
     run.step, run.newest = training.step, dict(training.newest)
     with _reading(folder / RANDOM) as path:
-        devices.set_random_state(load_file(path), run.device)
+        devices.set_random_state(tensorfiles.read(path, load_file), run.device)
     return run
 
 
@@ -177,7 +176,7 @@ def _reading(path: Path) -> Iterator[Path]:
     """Whatever is wrong with the file is an error that names it, and the key if it is about one."""
     try:
         yield path
-    except (OSError, SafetensorError, ArtifactCorrupt, LookupError, ValueError) as exc:
+    except (OSError, ArtifactCorrupt, LookupError, ValueError) as exc:
         raise TrainingFailed(
             "checkpoint_unreadable",
             f"The checkpoint {path.parent.name} must be complete and unchanged. Received: {path.name}, {_said(exc)}.",
@@ -227,7 +226,7 @@ def _load_stopper(path: Path, saved: StoppingState, stopper: Stopper) -> None:
     stopper.best, stopper.best_epoch, stopper.waited = saved.best, saved.best_epoch, saved.waited
     if saved.layers is None:
         return
-    tensors = {name: each.clone() for name, each in load_file(path).items()}
+    tensors = {name: each.clone() for name, each in tensorfiles.read(path, load_file).items()}
     weights = {name.removeprefix("weights."): each for name, each in tensors.items() if name.startswith("weights.")}
     state = {name.removeprefix("state."): each for name, each in tensors.items() if name.startswith("state.")}
     stopper.snapshot = Snapshot(weights, results.state_from(_arrays(state), saved.layers))

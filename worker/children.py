@@ -23,6 +23,7 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from worker.confinement import confine
 from worker.messages import Order, Report, decode_report, encode
 
 PRELOAD = "worker.preload"
@@ -34,6 +35,7 @@ PREDICTOR = "worker.predictor"
 def run_module(name: str, connection: Connection) -> None:
     """The first function of a child: `main(connection)` of a module, named by a string so that the supervisor does not
     import what its children need."""
+    confine()
     importlib.import_module(name).main(connection)
 
 

@@ -48,7 +48,6 @@ def limit(limits: IngestLimits, *, mapped_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (addresses, addresses))
     resource.setrlimit(resource.RLIMIT_DATA, (limits.memory_bytes, limits.memory_bytes))
     resource.setrlimit(resource.RLIMIT_CPU, (limits.cpu_seconds, limits.cpu_seconds + 5))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def answer(order: IngestFile) -> Done | Refused | Failed:

@@ -12,10 +12,10 @@ from time import perf_counter
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from gammabeta import tensorfiles
 from gammabeta.errors import ArtifactCorrupt
 from gammabeta.nets import metrics, state
 from gammabeta.nets.build import Network, build_network
@@ -79,7 +79,7 @@ def load(order: PredictFile) -> Loaded:
     batch = evaluation.rows_per_batch(plan)
     device = devices.settle(order.device, threads=devices.threads_for(plan, batch, order.threads), seed=0)
     network = build_network(plan, known.preprocessing, task=task)
-    state.load(network, _weights(order), stored)
+    state.load(network, tensorfiles.read(order.weights, load_file), stored)
     return Loaded(known=known, network=network.eval().to(device), task=task, device=device, batch=batch)
 
 
@@ -177,13 +177,6 @@ class Ticker:
                 samples_per_second=speed,
             )
         )
-
-
-def _weights(order: PredictFile) -> dict[str, Tensor]:
-    try:
-        return load_file(order.weights)
-    except SafetensorError as exc:
-        raise ArtifactCorrupt(f"The weights {order.weights.name} are no safetensors file. {exc}") from exc
 
 
 def _check_digest(network: Network, order: PredictFile) -> None:

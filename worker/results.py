@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from safetensors.numpy import load_file, save_file
 
-from gammabeta import failpoints
+from gammabeta import failpoints, tensorfiles
 from gammabeta.failpoints import Failpoint
 from gammabeta.schemas.batchnorm import ARRAYS, BatchNormState, LayerState
 from gammabeta.schemas.jobs import JobWarning
@@ -63,7 +63,7 @@ class Result(BaseModel):
 def read(folder: Path) -> tuple[Result, BatchNormState]:
     """The result and its state; the weights stay in their file, `folder / WEIGHTS`."""
     result = Result.model_validate_json((folder / RESULT).read_bytes())
-    return result, state_from(load_file(folder / STATE), result.state_layers)
+    return result, state_from(tensorfiles.read(folder / STATE, load_file), result.state_layers)
 
 
 def write(folder: Path, *, weights: Mapping[str, Array], state: BatchNormState, result: Result) -> None:

@@ -1,4 +1,5 @@
-"""Content-Encoding: bodies that come compressed, never to more than the limit, and answers that may be.
+"""Content-Type and Content-Encoding: bodies that may be read, compressed ones never to more than the limit, and answers
+that may be compressed.
 
 `deflate` is zlib's format, as RFC 9110 has it.
 """
@@ -11,6 +12,9 @@ import zlib
 
 from gammabeta.errors import MalformedRequest, TooLarge, UnsupportedMediaType
 
+MEDIA_TYPES = ("application/json", "application/octet-stream", "application/x-www-form-urlencoded")
+"""Of a body, which is read as JSON and tensors whichever it is. The last is what `curl -d` says of any."""
+REMEDY = "Send application/json, or application/octet-stream with binary tensors."
 WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 """What zlib calls the formats."""
 MAX_RATIO = 100

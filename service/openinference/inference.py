@@ -20,7 +20,7 @@ from gammabeta.schemas.base import NAME_PATTERN
 from gammabeta.schemas.inference import InferenceResponse
 from gammabeta.schemas.problems import shortened
 from service.access import By
-from service.bodies import whole
+from service.bodies import check_media_type, whole
 from service.dependencies import Context, context_of
 from service.headers import header
 from service.keyring import Caller
@@ -67,6 +67,7 @@ async def infer_of_version(name: str, version: str, request: Request, caller: By
 
 async def answer(request: Request, caller: Caller, name: str, version: str | None = None) -> Response:
     """The same, for a request that nobody has looked at yet."""
+    check_media_type(request, codings.MEDIA_TYPES, remedy=codings.REMEDY)
     context = context_of(request)
     body = await whole(request.receive)
     loaded = await context.models.get(caller.project_id, model_name(name), version)

@@ -34,9 +34,9 @@ from gammabeta.schemas.models import Version
 from gammabeta.schemas.problems import shortened
 from gammabeta.store import models
 from service.access import By
-from service.bodies import parsed
+from service.bodies import check_media_type, parsed
 from service.dependencies import Context, Ctx
-from service.openinference import inference, signature, stats
+from service.openinference import codings, inference, signature, stats
 from service.openinference.inference import model_name
 from service.routes import operations
 
@@ -212,7 +212,8 @@ async def unload_model(request: Request, asked: Addressed, context: Ctx) -> Resp
 
 
 async def _object(request: Request) -> dict[str, Any]:
-    """The body, which may be missing, whatever its Content-Type."""
+    """The body, which may be missing."""
+    check_media_type(request, codings.MEDIA_TYPES, remedy=codings.REMEDY)
     body = await request.body()
     value = parsed(body) if body else {}
     if not isinstance(value, dict):

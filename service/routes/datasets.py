@@ -28,6 +28,7 @@ from service.keyring import Caller
 from service.pages import Page, PageQuery
 from service.previews import first_rows
 from service.replays import CREATED, accepted, once
+from service.throttle import PACED
 from service.uploads import Received
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
@@ -105,7 +106,14 @@ class PreviewQuery(Schema):
     split: Split = "train"
 
 
-@router.post("", status_code=202, response_model=Dataset, responses={202: CREATED}, openapi_extra=FILE)
+@router.post(
+    "",
+    status_code=202,
+    response_model=Dataset,
+    responses={202: CREATED},
+    openapi_extra=FILE,
+    dependencies=[PACED],
+)
 async def upload_dataset(
     request: Request,
     context: Ctx,

@@ -37,6 +37,7 @@ from service.events import as_sse, stream
 from service.keyring import Caller
 from service.pages import Page, PageQuery, page_of
 from service.replays import CREATED, accepted, given, once
+from service.throttle import PACED
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -108,7 +109,13 @@ class MetricsQuery(Schema):
     """Of each series: more are thinned evenly, the first and the last kept."""
 
 
-@router.post("", status_code=202, response_model=Job, responses={202: CREATED, 200: {"model": DryRun | PredictDryRun}})
+@router.post(
+    "",
+    status_code=202,
+    response_model=Job,
+    responses={202: CREATED, 200: {"model": DryRun | PredictDryRun}},
+    dependencies=[PACED],
+)
 def submit_job(
     context: Ctx,
     caller: By,
@@ -192,7 +199,7 @@ def resume_job(job_id: Named, context: Ctx, caller: By) -> Job:
         return _shown(session, jobs.resume(session, caller.project_id, job_id))
 
 
-@router.post("/{job_id}/retry", status_code=202)
+@router.post("/{job_id}/retry", status_code=202, dependencies=[PACED])
 def retry_job(job_id: Named, context: Ctx, caller: By) -> Job:
     """Queue a failed or cancelled job again, its counters of losses and failures at 0. It begins anew, or, where it
     failed with `deadline_exceeded`, goes on from its checkpoint."""

@@ -26,11 +26,10 @@ from weakref import WeakValueDictionary
 import anyio.to_thread
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from gammabeta import logs
+from gammabeta import logs, tensorfiles
 from gammabeta.errors import ArtifactCorrupt, GammabetaError, NotFound, NotReady, TooLargeToServe
 from gammabeta.nets import state
 from gammabeta.nets.build import Network, build_network
@@ -296,11 +295,7 @@ def read_weights(blobs: Blobs, sha256: str) -> dict[str, Tensor]:
     Raises:
         ArtifactCorrupt
     """
-    path = blobs.verify(sha256, again=True)
-    try:
-        return load_file(path)
-    except SafetensorError as exc:
-        raise ArtifactCorrupt(f"The weights {sha256} are no safetensors file. {exc}") from exc
+    return tensorfiles.read(blobs.verify(sha256, again=True), load_file)
 
 
 @dataclass(frozen=True, kw_only=True)

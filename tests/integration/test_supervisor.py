@@ -443,6 +443,8 @@ def test_children_have_no_secret_and_the_supervisor_no_torch(shop: Workshop) -> 
         environment = Path(f"/proc/{pid}/environ").read_bytes()
         assert SECRET.encode() not in environment
         assert b"GAMMABETA" not in environment
+    for thread in Path(f"/proc/{worker.trainer()}/task").glob("*/status"):
+        assert "NoNewPrivs:\t1" in thread.read_text()
     assert "libtorch" not in Path(f"/proc/{worker.pid}/maps").read_text()
     assert "libtorch" in Path(f"/proc/{worker.trainer()}/maps").read_text()
 

@@ -81,6 +81,7 @@ def test_the_front_door_offers_exactly_this() -> None:
         "StepSchedule",
         "TooLarge",
         "TooLargeToServe",
+        "TooOften",
         "TooSlow",
         "TrainRequest",
         "TrainingSpec",

@@ -51,7 +51,7 @@ def start(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[
         if home is None:
             home = tmp_path_factory.mktemp("home")
             shutil.copy(migrated, home / "gammabeta.db")
-        with _running(ServiceSettings(home=home, port=0, watch_seconds=0.05, **settings)) as service:
+        with running(ServiceSettings(home=home, port=0, watch_seconds=0.05, **settings)) as service:
             yield service
 
     return started
@@ -64,7 +64,7 @@ def service(start: Callable[..., Any]) -> Iterator[Service]:
 
 
 @contextmanager
-def _running(settings: ServiceSettings) -> Iterator[Service]:
+def running(settings: ServiceSettings) -> Iterator[Service]:
     server = Server(create_app(settings), settings)
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -74,7 +74,7 @@ def test_after_a_refusal_the_connection_ends() -> None:
         assert sent.headers["connection"] == "close"
 
 
-@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize("status", [401, 403, 429])
 def test_a_refusal_before_the_body_is_read_ends_the_connection(status: int) -> None:
     async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
         await Response(status_code=status)(scope, receive, send)

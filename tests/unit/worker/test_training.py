@@ -613,11 +613,11 @@ def without(path: Path, key: str) -> None:
 
 
 DAMAGES: dict[str, tuple[str, Callable[[Path], Any], str]] = {
-    "weights cut off": ("weights.safetensors", cut, "Error while deserializing"),
+    "weights cut off": ("weights.safetensors", cut, "is no whole safetensors file"),
     "weights gone": ("weights.safetensors", Path.unlink, "which is not there"),
     "a weight gone": ("weights.safetensors", lambda path: without(path, "dense.kernel"), "dense.kernel"),
     "statistics gone": ("state.safetensors", lambda path: without(path, "0.moving_mean"), "moving_mean"),
-    "optimizer cut off": ("optimizer.safetensors", cut, "Error while deserializing"),
+    "optimizer cut off": ("optimizer.safetensors", cut, "is no whole safetensors file"),
     "best gone": ("best.safetensors", Path.unlink, "which is not there"),
     "random state gone": ("random.safetensors", lambda path: without(path, "cpu"), "which has no key 'cpu'"),
     "position gone": ("training.json", Path.unlink, "which is not there"),

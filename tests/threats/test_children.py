@@ -1,0 +1,75 @@
+"""Row 19: a trainer that was taken over. What a child of the worker has, and what it may do."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.test_architecture import ROOT, _reached
+from worker import children
+from worker.settings import forget_environment
+
+SECRETS = {
+    "GAMMABETA_DATABASE_URL": "postgresql://u:hunter2@db/gammabeta",
+    "GAMMABETA_API_KEY": "gb_secret",
+    "AWS_SECRET_ACCESS_KEY": "hunter2",
+    "PGPASSWORD": "hunter2",
+    "MYSTERY_TOKEN": "hunter2",
+}
+
+
+@pytest.fixture(scope="module")
+def said() -> list[dict[str, Any]]:
+    """By a child that was forked, as on the CPU, and one that was spawned, as on a GPU."""
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **SECRETS}
+    command = [sys.executable, "-P", "-m", "tests.threats.starting"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_no_thread_of_a_child_can_gain_privileges(said: list[dict[str, Any]]) -> None:
+    assert len(said) == 2
+    for each in said:
+        assert len(each["no_new_privs"]) >= 2
+        assert set(each["no_new_privs"]) == {1}
+
+
+def test_a_child_leaves_no_core(said: list[dict[str, Any]]) -> None:
+    assert [each["core"] for each in said] == [[0, 0]] * 2
+
+
+def test_a_child_has_no_secret_in_its_environment(said: list[dict[str, Any]]) -> None:
+    for each in said:
+        assert not set(each["environment"]) & set(SECRETS)
+        assert not [name for name in each["environment"] if name.startswith(("GAMMABETA", "AWS", "PG"))]
+
+
+def test_the_environment_is_forgotten_before_the_first_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    kept = dict(os.environ)
+    try:
+        forget_environment()
+        assert not set(SECRETS) & set(os.environ)
+    finally:
+        os.environ.update(kept)
+
+
+def test_every_child_begins_with_its_confinement() -> None:
+    """By the one function that all of them begin with, before a module of theirs is imported."""
+    names = children.run_module.__code__.co_names
+    assert names.index("confine") < names.index("import_module")
+    source = Path(children.__file__).read_text()
+    assert source.count("target=") == source.count("target=run_module") == 1
+
+
+def test_a_child_knows_no_database() -> None:
+    for name in ("trainer", "predictor", "ingestion"):
+        assert not [each for each in _reached(f"worker.{name}") if each.startswith("gammabeta.store")]
