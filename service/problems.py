@@ -58,6 +58,7 @@ STATUS: dict[type[GammabetaError], int] = {
     errors.QueueFull: 429,
     errors.QuotaExceeded: 429,
     errors.NoSpace: 507,
+    errors.ProjectFull: 507,
     errors.JobFailed: 500,
     errors.ServiceUnreachable: 500,
     errors.ServiceFault: 500,
