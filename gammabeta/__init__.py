@@ -36,6 +36,7 @@ from gammabeta.errors import (
     NotReady,
     NotSupported,
     Overloaded,
+    ProjectFull,
     QueueFull,
     QuotaExceeded,
     ServiceFault,
@@ -87,6 +88,7 @@ from gammabeta.schemas.training import (
     StepSchedule,
     TrainingSpec,
 )
+from gammabeta.schemas.usage import Usage
 from gammabeta.schemas.workers import Worker
 
 __version__ = "0.1.0"
@@ -153,6 +155,7 @@ __all__ = [
     "PredictDryRun",
     "Prediction",
     "PreprocessingSpec",
+    "ProjectFull",
     "QueueFull",
     "QuotaExceeded",
     "RMSprop",
@@ -171,6 +174,7 @@ __all__ = [
     "Unauthorized",
     "UniformAdjustment",
     "UnsupportedMediaType",
+    "Usage",
     "Version",
     "VersionNotFound",
     "Worker",

@@ -29,6 +29,7 @@
     │   ├── QuotaExceeded         429  as many of this key are
     │   └── TooOften              429  this key submits faster than it may
     ├── NoSpace                   507
+    │   └── ProjectFull                the project has as many bytes as it may
     ├── JobFailed                      a job that was waited for did not succeed
     ├── ServiceUnreachable             no service answered at the address
     └── ServiceFault              500  the service failed; a bug
@@ -251,6 +252,12 @@ class NoSpace(GammabetaError):
     """There is no space left where gammabeta stores its data. Free some, then send the request again."""
 
     code = "no_space"
+
+
+class ProjectFull(NoSpace):
+    """The project has as many bytes stored as it may. Delete what is not needed; GET /v1/usage says what there is."""
+
+    code = "project_full"
 
 
 class JobFailed(GammabetaError):

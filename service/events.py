@@ -10,7 +10,7 @@ larger id is never visible before a smaller one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -118,11 +118,23 @@ class Tailer:
             each.offer(of_job.get(each.job_id, []))
 
 
+async def always() -> bool:
+    """Of a job that nobody deletes."""
+    return True
+
+
 async def stream(
-    tailer: Tailer, job_id: str, *, after: int, heartbeat: float, allowed: Callable[[], bool] = lambda: True
+    tailer: Tailer,
+    job_id: str,
+    *,
+    after: int,
+    heartbeat: float,
+    allowed: Callable[[], bool] = lambda: True,
+    there: Callable[[], Awaitable[bool]] = always,
 ) -> AsyncIterator[bytes]:
     """The events of a running job as server-sent events, until its last one, until the service stops, or until the
-    reader is not allowed to read on."""
+    reader is not allowed to read on. `there`: whether the job is; one that ended and was deleted before its last event
+    was read has none."""
     yield b"retry: 1000\n\n"
     with tailer.subscribed(job_id, after) as subscription:
         while not tailer.stopped:
@@ -130,11 +142,20 @@ async def stream(
             if not allowed():
                 return
             if not events:
+                if not await _is_there(there):
+                    return
                 yield b": waiting\n\n"
             for event in events:
                 yield as_sse(event)
             if events and events[-1].type in TERMINAL:
                 return
+
+
+async def _is_there(there: Callable[[], Awaitable[bool]]) -> bool:
+    try:
+        return await there()
+    except NotReady:
+        return True  # nobody knows; it is asked again
 
 
 def as_sse(event: Event) -> bytes:

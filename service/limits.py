@@ -17,7 +17,7 @@ from service.settings import ServiceSettings
 
 UNREAD = (408, 413)
 """The answers that come before the body has."""
-BEFORE_READING = (401, 403, 429)
+BEFORE_READING = (401, 403, 429, 507)
 """Those that mostly do."""
 
 

@@ -59,6 +59,7 @@ STATUS: dict[type[GammabetaError], int] = {
     errors.QuotaExceeded: 429,
     errors.TooOften: 429,
     errors.NoSpace: 507,
+    errors.ProjectFull: 507,
     errors.JobFailed: 500,
     errors.ServiceUnreachable: 500,
     errors.ServiceFault: 500,

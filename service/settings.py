@@ -10,6 +10,7 @@ from pydantic_settings import NoDecode
 
 from gammabeta.store.limits import QueueLimits
 from gammabeta.store.settings import StoreSettings
+from gammabeta.store.usage import StorageLimit
 from service.runtime.extras import has_onnx
 
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
@@ -44,6 +45,9 @@ class ServiceSettings(StoreSettings):
     number."""
     max_job_memory_bytes: int = Field(default=64 * 1024**3, gt=0)
     """The most memory that a job may need, as the dry run estimates it."""
+    project_bytes: int = Field(default=0, ge=0)
+    """How many bytes a project may have stored: data sets, weights of versions, files and checkpoints of jobs. An
+    upload that would bring more, and a job once there are as many, is refused with 507. 0: any number."""
     predict_threads: int = Field(default=1, ge=1, le=256)
     """How many threads torch uses inside one prediction. One is fastest for small networks."""
     predict_workers: int = Field(default=2, ge=1, le=64)
@@ -119,6 +123,11 @@ class ServiceSettings(StoreSettings):
     def queue_limits(self) -> QueueLimits:
         """What is checked when a job is submitted."""
         return QueueLimits(jobs=self.max_queued, of_owner=self.max_queued_per_key)
+
+    @property
+    def storage_limit(self) -> StorageLimit:
+        """What is checked when something comes that will be stored."""
+        return StorageLimit(bytes=self.project_bytes)
 
     @property
     def hosts(self) -> frozenset[str]:

@@ -84,6 +84,7 @@ def new_job(session: Session, settings: ServiceSettings, caller: Caller, request
         request=resolved.model_dump(mode="json"),
         model=resolved.model,
         dataset_id=row.id,
+        uses_version=resolved.version if isinstance(resolved, ResolvedPredictRequest) else None,
         metadata=resolved.metadata,
     )
 

@@ -18,7 +18,9 @@ from gammabeta import failpoints
 from gammabeta.errors import InvalidRequest
 from gammabeta.failpoints import Failpoint
 from gammabeta.files import no_space
+from gammabeta.store.usage import Room
 from service.dependencies import Context
+from service.headers import header
 
 MEDIA_TYPES = (
     "application/octet-stream",
@@ -42,21 +44,25 @@ class Received:
 
 
 @asynccontextmanager
-async def received(request: Request, context: Context, path: Path) -> AsyncIterator[Received]:
-    """Write the body to `path`. At the end of the block, or at an error, a file that is still there is removed.
+async def received(request: Request, context: Context, path: Path, room: Room | None = None) -> AsyncIterator[Received]:
+    """Write the body to `path`. At the end of the block, or at an error, a file that is still there is removed. `room`:
+    for how many bytes there is any.
 
     Raises:
         InvalidRequest: the body is empty.
         TooLarge: while reading, by the byte counter.
         ClientDisconnect: the client went away.
+        ProjectFull: before reading, by Content-Length, or while reading.
         NoSpace: the disk is full.
     """
+    if room is not None:
+        room.check(int(header(request.scope, b"content-length") or 0))
     files = context.blobs.files
     try:
         with no_space(FULL):
             file = await context.in_thread(files.create, path)
             try:
-                size, digest = await _copy(request, context, file)
+                size, digest = await _copy(request, context, file, room)
                 await context.in_thread(files.sync, file)
             finally:
                 await context.in_thread(file.close)
@@ -69,7 +75,7 @@ async def received(request: Request, context: Context, path: Path) -> AsyncItera
         files.remove(path)
 
 
-async def _copy(request: Request, context: Context, file: BinaryIO) -> tuple[int, str]:
+async def _copy(request: Request, context: Context, file: BinaryIO, room: Room | None) -> tuple[int, str]:
     hashed, size, block = hashlib.sha256(), 0, bytearray()
 
     def flush() -> None:
@@ -79,6 +85,8 @@ async def _copy(request: Request, context: Context, file: BinaryIO) -> tuple[int
 
     async for chunk in request.stream():
         size += len(chunk)
+        if room is not None:
+            room.check(size)
         context.traffic.uploaded += len(chunk)
         block += chunk
         if len(block) >= BLOCK:

@@ -2,6 +2,8 @@
 
 trainer's folder ──► jobs/<job>/f<fence>/ckpt-<step> ──► row        the newest two of a job; none once it has ended,
                                                                     but for one that a retry goes on with
+
+`expire` deletes what is old by the settings, `sweep` the bytes that no row names.
 """
 
 from __future__ import annotations
@@ -11,12 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gammabeta import failpoints, logs
-from gammabeta.errors import ArtifactCorrupt
+from gammabeta.errors import ArtifactCorrupt, NotFound, WrongState
 from gammabeta.failpoints import Failpoint
 from gammabeta.schemas.jobs import JobState
-from gammabeta.store import checkpoints, datasets, jobs, references
+from gammabeta.store import checkpoints, datasets, deleting, jobs, references, retention
 from gammabeta.store.engine import Database, Session
 from gammabeta.store.jobs import Claim
+from gammabeta.store.retention import Retention
 from gammabeta.store.stored import ASIDE, Blobs, Kept
 from gammabeta.store.tables import DatasetRow, JobRow, now_ms
 from worker.deadlines import EXCEEDED
@@ -25,6 +28,8 @@ log = logs.get(__name__)
 
 KEPT = 2
 FORGOTTEN_SECONDS = 86_400
+EXPIRED_AT_ONCE = 200
+"""So that whoever sweeps is not kept from his other chores for long; what is left goes with the next sweep."""
 RETRY_DAYS = 7
 """How long the checkpoints stay of a job that failed by its deadline, for a retry to go on from."""
 
@@ -109,16 +114,57 @@ def _drop_attempts(blobs: Blobs, job_id: str, fence: int) -> None:
     blobs.drop_empty(f"jobs/{job_id}")  # another attempt's folder may be in it
 
 
+def expire(db: Database, blobs: Blobs, keep: Retention, *, limit: int = EXPIRED_AT_ONCE) -> None:
+    """Delete what has been kept for as long as the settings say, at most so many jobs, versions and data sets. Each in
+    a transaction of its own, and by the rules of who deletes it by hand: what has come into use meanwhile stays."""
+    with db.read() as session:
+        versions = retention.surplus_versions(session, keep, limit=limit)
+        old = retention.old_jobs(session, keep, limit=limit)
+        unused = retention.unused_datasets(session, keep, limit=limit)
+    for project_id, name, version in versions:
+        if deleted(db, deleting.delete_version, project_id, name, version):
+            log.info("version expired", project=project_id, model=name, version=version)
+    for project_id, job_id in old:
+        if deleted(db, deleting.delete_job, project_id, job_id):
+            log.info("job expired", project=project_id, job=job_id)
+            blobs.delete_prefix(f"jobs/{job_id}")
+    for project_id, dataset_id in unused:
+        if deleted(db, datasets.delete, project_id, dataset_id):
+            log.info("data set expired", project=project_id, dataset=dataset_id)
+            blobs.delete_upload(dataset_id)
+
+
+def deleted(db: Database, delete: Callable[..., None], *what: str) -> bool:
+    """Whether it is deleted now. What has come into use since somebody looked is not."""
+    try:
+        with db.write() as session:
+            delete(session, *what)
+    except (NotFound, WrongState) as error:
+        log.info("not expired", what=" ".join(what), why=error.message)
+        return False
+    return True
+
+
 def sweep(db: Database, blobs: Blobs, *, seconds: float = FORGOTTEN_SECONDS) -> None:
     """Remove what nobody is going to need: of jobs that ended without their worker, such as those cancelled while they
-    waited, files that no job is going to read, blobs that no row names, and what programs that were killed had begun to
-    write. `seconds`: how long nobody must have touched what no row tells of."""
+    waited, or that were deleted, files that no job is going to read, blobs that no row names, and what programs that
+    were killed had begun to write. `seconds`: how long nobody must have touched what no row tells of."""
     for job_id in blobs.names("jobs"):
-        drop_if_ended(db, blobs, job_id)
+        if not drop_if_ended(db, blobs, job_id):
+            _drop_if_deleted(db, blobs, job_id, seconds=seconds)
     for upload in list(blobs.listed("uploads")):
         _sweep_upload(db, blobs, upload, seconds=seconds)
     _sweep_orphans(db, blobs, seconds=seconds)
     blobs.tidy(seconds=seconds)
+
+
+def _drop_if_deleted(db: Database, blobs: Blobs, job_id: str, *, seconds: float) -> None:
+    """Of a job that is no more: what could not be removed with it, or was written by a worker that did not know."""
+    with db.read() as session:
+        if session.get(JobRow, job_id) is not None:
+            return
+    if all(kept.age > seconds for kept in blobs.listed(f"jobs/{job_id}")):
+        blobs.delete_prefix(f"jobs/{job_id}")
 
 
 def _sweep_orphans(db: Database, blobs: Blobs, *, seconds: float) -> None:

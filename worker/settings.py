@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from gammabeta.store.limits import RunningLimits
+from gammabeta.store.retention import Retention
 from gammabeta.store.settings import StoreSettings
 
 _HARMLESS = ("PATH", "HOME", "USER", "SHELL", "TERM", "TMPDIR", "TZ", "LANG", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
@@ -85,6 +86,16 @@ class WorkerSettings(StoreSettings):
     ingest_decoded_bytes: int = Field(default=8 << 30, ge=1)
     """The most bytes of a data set as arrays."""
 
+    keep_jobs_days: int | None = Field(default=None, ge=1)
+    """After how many days a job that has ended is deleted, unless the version that it made is there; by default never.
+    Where data sets are deleted too, a job stays for as long as the data set that it used may be counted unused."""
+
+    keep_versions: int | None = Field(default=None, ge=1)
+    """How many versions of a model are kept, the newest, besides those with an alias; by default all."""
+
+    keep_datasets_days: int | None = Field(default=None, ge=1)
+    """After how many days without use by a job a data set is deleted; by default never."""
+
     metrics_host: str = "127.0.0.1"
     """The address at which metrics are told. Whoever reaches it may read them: they name kinds of jobs, and nothing of
     data or models."""
@@ -108,6 +119,13 @@ class WorkerSettings(StoreSettings):
     def running_limits(self) -> RunningLimits:
         """What a claim keeps to."""
         return RunningLimits(of_model=self.max_running_per_model, of_owner=self.max_running_per_key)
+
+    @property
+    def retention(self) -> Retention:
+        """What the sweep keeps."""
+        return Retention(
+            jobs_days=self.keep_jobs_days, versions=self.keep_versions, datasets_days=self.keep_datasets_days
+        )
 
     @property
     def resolved_poll_seconds(self) -> float:

@@ -166,6 +166,7 @@ class Supervisor:
                 self._attempted("not reaped", self._reap)
                 reap_at = now + self.settings.reap_seconds * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load
             if now >= sweep_at:
+                self._attempted("not expired", partial(keeping.expire, self._db, self._blobs, self.settings.retention))
                 self._attempted("not swept", partial(keeping.sweep, self._db, self._blobs))
                 sweep_at = now + SWEEP_SECONDS
             self.draining.wait(max(0.0, min(reap_at, beat_at) - time.monotonic()))

@@ -1,4 +1,4 @@
-"""`gammabeta jobs`, `gammabeta train`, `gammabeta predict-dataset` and `gammabeta workers`."""
+"""`gammabeta jobs`, `gammabeta train`, `gammabeta predict-dataset`, `gammabeta workers` and `gammabeta usage`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _Loader(yaml.SafeLoader):
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), list("-+0123456789"))
 
-app = typer.Typer(cls=ListByDefault, help="List, show, watch, pause and cancel jobs.")
+app = typer.Typer(cls=ListByDefault, help="List, show, watch, pause, cancel and delete jobs.")
 
 
 @app.command("list")
@@ -88,6 +88,14 @@ def retry(job: str, url: Url = None) -> None:
 
 
 @app.command()
+def delete(job: str, url: Url = None) -> None:
+    """Delete a job that has ended, with its events, series and files; its version must be deleted before."""
+    with connect(url) as client:
+        client.jobs.delete(job)
+    show.note(f"Deleted {job}.")
+
+
+@app.command()
 def events(
     job: str,
     after: Annotated[int, typer.Option(help="The id of the last event already seen.")] = 0,
@@ -125,6 +133,13 @@ def workers(as_json: AsJson = False, url: Url = None) -> None:
     with connect(url) as client:
         found = client.workers()
     show.as_json(found) if as_json else show.out(show.workers(found))
+
+
+def usage(as_json: AsJson = False, url: Url = None) -> None:
+    """Show how many bytes data sets, models and jobs take, and how many they may."""
+    with connect(url) as client:
+        found = client.usage()
+    show.as_json(found) if as_json else show.out(show.usage(found))
 
 
 def train(

@@ -23,7 +23,7 @@ from gammabeta.client.client import Client
 from gammabeta.errors import MalformedRequest
 from gammabeta.schemas.preprocessing import FittedPreprocessing, FittedTable
 
-app = typer.Typer(cls=ListByDefault, help="List and show models, and move their aliases.")
+app = typer.Typer(cls=ListByDefault, help="List, show and delete models, and move their aliases.")
 batchnorm_app = typer.Typer(help="Look at the batch-norm state of a model.")
 
 ZIP = b"PK\x03\x04"
@@ -68,6 +68,22 @@ def alias(model: str, alias: str, version: str, url: Url = None) -> None:
     with connect(url) as client:
         moved = client.models.alias(model, alias, version)
     show.note(f"{moved.alias} of {moved.model} is version {moved.version}.")
+
+
+@app.command()
+def delete(
+    model: str,
+    version: Annotated[str | None, typer.Argument(help="Default: all, and so the model.", show_default=False)] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before all versions go.")] = False,
+    url: Url = None,
+) -> None:
+    """Delete a version, or a model with all its versions. What has an alias, or is used by a job, is refused."""
+    with connect(url) as client:
+        if version is None and not yes:
+            count = len(client.models.get(model).versions)
+            typer.confirm(f"Delete {model} with all its versions ({count})?", abort=True, err=True)
+        client.models.delete(model, version)
+    show.note(f"Deleted {model}." if version is None else f"Deleted version {version} of {model}.")
 
 
 @batchnorm_app.command("show")

@@ -36,6 +36,7 @@ from gammabeta.schemas.jobs import (
 )
 from gammabeta.schemas.keys import Key
 from gammabeta.schemas.models import Model, Version
+from gammabeta.schemas.usage import Usage
 from gammabeta.schemas.workers import Worker
 
 FEW_CHANNELS = 16
@@ -180,6 +181,17 @@ def workers(found: Sequence[Worker]) -> RenderableType:
     return Group(*(part for each in found for part in _worker(each)))
 
 
+def usage(found: Usage) -> RenderableType:
+    used = found.bytes
+    table = _table("", ">bytes")
+    for name, size in {"data sets": used.datasets, "models": used.models, "jobs": used.jobs}.items():
+        table.add_row(name, f"{size:,}")
+    table.add_row(Text("together", style="bold"), f"{used.total:,}")
+    if found.limit is not None:
+        table.add_row("limit", f"{found.limit:,}")
+    return table
+
+
 def keys(found: Sequence[Key]) -> RenderableType:
     table = _table(
         "id", "name", "scopes", "project", "owner", "state", "expires", "last used", nothing="No keys yet", of=found
@@ -203,6 +215,7 @@ def _worker(shown: Worker) -> Iterable[RenderableType]:
 
 def job(shown: Job) -> RenderableType:
     progress, rows = shown.progress, {"id": shown.id, "kind": shown.kind, "status": _status(shown.status)}
+    deleted = (shown.result or {}).get("deleted_version")
     more = {
         "error": f"{shown.error.code}: {shown.error.message}" if shown.error else None,
         "queue": f"number {shown.queue_position}" if shown.queue_position else None,
@@ -214,6 +227,7 @@ def job(shown: Job) -> RenderableType:
         if progress
         else None,
         "model": f"{shown.model} version {shown.version}" if shown.version else shown.model,
+        "deleted": f"version {deleted}, which it made" if deleted else None,
         "dataset": shown.dataset,
         "device": shown.device,
         "attempt": str(shown.attempt),

@@ -20,7 +20,7 @@ import httpx
 from gammabeta.client.chunks import Rows
 from gammabeta.client.connection import Connection
 from gammabeta.client.predicting import Prediction, predict
-from gammabeta.client.resources import Datasets, Jobs, Keys, Models, workers
+from gammabeta.client.resources import Datasets, Jobs, Keys, Models, usage, workers
 from gammabeta.client.settings import ClientSettings
 from gammabeta.client.waiting import JobHandle
 from gammabeta.errors import GammabetaError
@@ -29,6 +29,7 @@ from gammabeta.schemas.jobs import AnswerFormat
 from gammabeta.schemas.networks import NetworkSpec
 from gammabeta.schemas.preprocessing import PreprocessingSpec
 from gammabeta.schemas.training import TrainingSpec
+from gammabeta.schemas.usage import Usage
 from gammabeta.schemas.workers import Worker
 
 
@@ -157,6 +158,10 @@ class Client:
     def workers(self) -> list[Worker]:
         """The workers that run jobs, the oldest first; `silent` marks one that has not been heard of for a lease."""
         return workers(self._connection)
+
+    def usage(self) -> Usage:
+        """How many bytes the project has stored: data sets, models and jobs, and its limit."""
+        return usage(self._connection)
 
     def ready(self) -> bool:
         """Whether a service answers here that can do its work."""

@@ -25,6 +25,7 @@ from gammabeta.schemas.jobs import DryRun, Job, PredictDatasetRequest, PredictDr
 from gammabeta.schemas.keys import Key, NewKey, Scope
 from gammabeta.schemas.models import Alias, BatchNormAnswer, Model, Served, Version
 from gammabeta.schemas.problems import shortened
+from gammabeta.schemas.usage import Usage
 from gammabeta.schemas.workers import Worker
 
 Data: TypeAlias = str | Path | bytes | tuple[ArrayLike, ArrayLike] | Mapping[str, ArrayLike]
@@ -201,6 +202,10 @@ class Jobs:
     def retry(self, job: str) -> Job:
         return self._ask(job, "retry")
 
+    def delete(self, job: str) -> None:
+        """One that has ended, with its events, series and files. The version that it made must be deleted before."""
+        self._connection.request("DELETE", _path("jobs", job))
+
     def _ask(self, job: str, verb: str) -> Job:
         return ask(self._connection, _path("jobs", job), verb)
 
@@ -243,6 +248,14 @@ class Models:
         """Forget the alias; its version stays."""
         self._connection.request("DELETE", f"{_path('models', name)}/aliases/{quote(alias, safe='')}")
 
+    def delete(self, name: str, version: str | int | None = None) -> None:
+        """A version, or without one the model with all its versions. One with an alias, or that a job which has not
+        ended uses, is refused."""
+        path = _path("models", name)
+        if version is not None:  # whatever it is, it does not stand for the default
+            path += f"/versions/{quote(str(version), safe='')}"
+        self._connection.request("DELETE", path)
+
     def _version_path(self, name: str, version: str | int | None) -> str:
         return f"{_path('models', name)}/versions/{quote(str(version or self._default(name)), safe='')}"
 
@@ -277,6 +290,11 @@ class Keys:
     def revoke(self, key: str) -> None:
         """End a key for ever, by its id."""
         self._connection.request("DELETE", _path("keys", key))
+
+
+def usage(connection: Connection) -> Usage:
+    """What the project of the key has stored."""
+    return connection.read(Usage, "/v1/usage")
 
 
 def workers(connection: Connection) -> list[Worker]:

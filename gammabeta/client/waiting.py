@@ -95,6 +95,10 @@ class JobHandle:
         """Queue a failed or cancelled job again."""
         return self._ask("retry")
 
+    def delete(self) -> None:
+        """Remove the job, which has ended, with its events, series and files."""
+        self._connection.request("DELETE", self.path)
+
     def _ask(self, verb: str) -> Job:
         self.job = ask(self._connection, self.path, verb)
         return self.job

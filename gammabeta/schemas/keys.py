@@ -22,11 +22,11 @@ class Scope(StrEnum):
     READ = "read"
     """Look at everything: data sets, jobs, models, files, workers."""
     TRAIN = "train"
-    """Upload and delete data sets; submit, cancel, pause, resume and retry jobs."""
+    """Upload and delete data sets; submit, cancel, pause, resume, retry and delete jobs."""
     PREDICT = "predict"
     """Ask models for predictions."""
     ADMIN = "admin"
-    """Make and revoke keys, move aliases, load and unload models, read the metrics of the process."""
+    """Make and revoke keys, move aliases, load, unload and delete models, read the metrics of the process."""
 
 
 def _checked(lifetime: str) -> str:

@@ -11,18 +11,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import bindparam, or_, select
+from sqlalchemy import ColumnElement, bindparam, or_, select
 from sqlalchemy import delete as delete_rows
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from gammabeta.errors import DatasetNotFound, NameTaken, WrongState
 from gammabeta.schemas.datasets import Dataset, DatasetError, DatasetFormat, DatasetManifest, DatasetState
-from gammabeta.schemas.jobs import JobState
-from gammabeta.store.jobs import INGEST
+from gammabeta.store.jobs import INGEST, LIVE
 from gammabeta.store.tables import DatasetRow, JobRow, core, moment, new_id, now_ms
-
-_LIVE = (JobState.QUEUED, JobState.RUNNING, JobState.PAUSED)
 
 
 def create(
@@ -136,19 +133,23 @@ def begin_second_split(
     return held
 
 
-def used_by_job(session: Session, dataset_id: str, *, live: bool = False) -> bool:
-    """Whether a job other than an ingestion names it; `live`: one that has not ended, ingestions included."""
-    query = select(JobRow.id).where(JobRow.dataset_id == dataset_id)
-    query = query.where(JobRow.state.in_(_LIVE)) if live else query.where(JobRow.kind != INGEST)
+def used_by_job(session: Session, dataset_id: str) -> bool:
+    """Whether a job other than an ingestion names it."""
+    query = select(JobRow.id).where(JobRow.dataset_id == dataset_id, JobRow.kind != INGEST)
     return session.scalar(query.limit(1)) is not None
+
+
+def _live(dataset_id: str) -> tuple[ColumnElement[bool], ...]:
+    """Jobs that have not ended and name it."""
+    return JobRow.dataset_id == dataset_id, JobRow.state.in_(LIVE)
 
 
 def upload_is_read(session: Session, dataset_id: str) -> bool:
     """Whether no job is going to read the uploaded file. It stays so until the transaction ends, since a second file is
     taken in under the same lock."""
     session.execute(select(DatasetRow.id).where(DatasetRow.id == dataset_id).with_for_update())
-    waiting = (JobRow.dataset_id == dataset_id, JobRow.kind == INGEST, JobRow.state.in_(_LIVE))
-    return session.scalar(select(JobRow.id).where(*waiting).limit(1)) is None
+    waiting = select(JobRow.id).where(*_live(dataset_id), JobRow.kind == INGEST)
+    return session.scalar(waiting.limit(1)) is None
 
 
 def delete(session: Session, project_id: str, id_or_name: str) -> None:
@@ -159,8 +160,12 @@ def delete(session: Session, project_id: str, id_or_name: str) -> None:
         WrongState: a job that has not ended uses it.
     """
     row = _get(session, project_id, id_or_name, lock=True)
-    if used_by_job(session, row.id, live=True):
-        raise WrongState("A data set can be deleted when no job uses it. Cancel the job, or wait for it to end.")
+    using = session.execute(select(JobRow.id, JobRow.state).where(*_live(row.id)).limit(1)).one_or_none()
+    if using is not None:
+        raise WrongState(
+            f"A data set can be deleted when no job uses it. Received: {using.id} is {using.state}. Cancel the job, or "
+            "wait for it to end."
+        )
     session.delete(row)
     session.flush()
 

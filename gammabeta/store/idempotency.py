@@ -70,6 +70,12 @@ def peek(session: Session, project_id: str, owner_id: str, key: str, request_has
     return None if row is None else _stored(row, request_hash)
 
 
+def is_answered(session: Session, project_id: str, owner_id: str, key: str) -> bool:
+    """Whether a request under this key was answered, be it the same or another."""
+    row = session.execute(_READ, _keyed(project_id, owner_id, key)).one_or_none()
+    return row is not None and row.status is not None
+
+
 def _stored(row: Row[Any, Any, Any], request_hash: str) -> Stored | None:
     if row.request_hash != request_hash:
         raise IdempotencyConflict

@@ -24,11 +24,11 @@ from sqlalchemy import ColumnElement, Select, Update, and_, bindparam, case, ins
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.dml import ReturningUpdate
 
-from gammabeta.errors import DatasetNotFound, JobNotFound, WrongState
+from gammabeta.errors import DatasetNotFound, JobNotFound, VersionNotFound, WrongState
 from gammabeta.schemas.jobs import JobState, Lane
 from gammabeta.store import events, hints, leases
 from gammabeta.store.limits import NO_QUEUE_LIMITS, NO_RUNNING_LIMITS, QueueLimits, RunningLimits
-from gammabeta.store.tables import DatasetRow, JobRow, Words, clean, core, new_id, now_ms
+from gammabeta.store.tables import DatasetRow, JobRow, ModelRow, VersionRow, Words, clean, core, new_id, now_ms
 from gammabeta.store.together import on_postgresql
 
 JOBS = leases.JOBS
@@ -41,6 +41,11 @@ INGEST = "ingest"
 
 PREDICT = "predict"
 """The kind of job that answers a data set into a file."""
+
+LIVE = tuple(state for state in JobState if not state.terminal)
+"""What has not ended: it keeps what it uses."""
+
+ENDED = tuple(state for state in JobState if state.terminal)
 
 KINDS = (TRAIN, INGEST, PREDICT)
 """What a worker of this version can run. A newer service beside it may queue others: they wait for a newer worker."""
@@ -64,6 +69,8 @@ class NewJob:
     request: dict[str, Any]
     model: str | None = None
     dataset_id: str | None = None
+    uses_version: str | None = None
+    """Of the model: what answers. It stays until the job has ended."""
     metadata: dict[str, str] = field(default_factory=dict)
     max_failures: int = 3
     """Of those that may pass. An error that would come again fails the job at once."""
@@ -120,10 +127,13 @@ def submit(session: Session, new: NewJob, *, limits: QueueLimits = NO_QUEUE_LIMI
 
     Raises:
         DatasetNotFound, WrongState: its data set is not there, or not ready to be trained on.
+        VersionNotFound: what it uses was deleted.
         QuotaExceeded, QueueFull: as many jobs are queued as `limits` allow.
     """
     if new.dataset_id is not None:
         _check_dataset(session, new)
+    if new.uses_version is not None and not _lock_version(session, new.project_id, new.model, new.uses_version):
+        raise VersionNotFound(f"The model '{new.model}' has no version '{new.uses_version}' any more.")
     limits.check(session, new.project_id, new.owner_id)
     row: JobRow = session.scalars(_SUBMIT, {f"new_{name}": value for name, value in _columns(new).items()}).one()
     events.record(session, job_id=row.id, fence=0, type="submitted")
@@ -132,12 +142,15 @@ def submit(session: Session, new: NewJob, *, limits: QueueLimits = NO_QUEUE_LIMI
 
 
 def _columns(new: NewJob) -> dict[str, Any]:
-    named = {each.name: getattr(new, each.name) for each in fields(new) if each.name != "metadata"}
+    named = {
+        each.name: getattr(new, each.name) for each in fields(new) if each.name not in ("metadata", "uses_version")
+    }
     labels = {clean(key): clean(value) for key, value in new.metadata.items()}
     return named | {"id": new_id("job"), "lane": new.lane.value, "metadata": labels}
 
 
-_NEW: dict[str, Any] = {name: bindparam(f"new_{name}") for name in ("id", *(each.name for each in fields(NewJob)))}
+_GIVEN = ("id", *(each.name for each in fields(NewJob) if each.name != "uses_version"))
+_NEW: dict[str, Any] = {name: bindparam(f"new_{name}") for name in _GIVEN}
 _BEGUN = {"state": JobState.QUEUED.value, "fence": 0, "failures": 0, "losses": 0, "warnings": []}
 _SUBMIT = select(JobRow).from_statement(
     insert(JOBS).values({**_NEW, **_BEGUN, "created_ms": now_ms(), "run_after_ms": now_ms()}).returning(JOBS)
@@ -152,12 +165,25 @@ def _check_dataset(session: Session, new: NewJob) -> None:
         raise WrongState(f"The data set must be ready. Received one that is {state}: wait for it, or upload another.")
 
 
-_DATASETS = core(DatasetRow)
+def _lock_version(session: Session, project_id: str, model: str | None, version: str) -> bool:
+    """Whether it is there. It stays so until this transaction ends."""
+    named = {"its_project": project_id, "its_model": model, "its_number": int(version)}
+    return session.scalar(_LOCK_VERSION, named) is not None
+
+
+_DATASETS, _MODELS, _VERSIONS = core(DatasetRow), core(ModelRow), core(VersionRow)
 # The lock keeps the data set as it is until the job is there to protect it.
 _LOCK_DATASET = (
     select(_DATASETS.c.state)
     .where(_DATASETS.c.id == bindparam("its_id"), _DATASETS.c.project_id == bindparam("its_project"))
     .with_for_update(read=True)
+)
+_LOCK_VERSION = (
+    select(_VERSIONS.c.number)
+    .join(_MODELS, _MODELS.c.id == _VERSIONS.c.model_id)
+    .where(_MODELS.c.project_id == bindparam("its_project"), _MODELS.c.name == bindparam("its_model"))
+    .where(_VERSIONS.c.number == bindparam("its_number"))
+    .with_for_update(read=True, of=_VERSIONS)
 )
 
 
@@ -393,7 +419,7 @@ def request_cancel(session: Session, project_id: str, job_id: str) -> JobRow:
         JobNotFound.
         WrongState: it has ended; the message names the state.
     """
-    before = _locked(session, project_id, job_id, "cancel", (JobState.QUEUED, JobState.PAUSED, JobState.RUNNING))
+    before = locked(session, project_id, job_id, "cancel", (JobState.QUEUED, JobState.PAUSED, JobState.RUNNING))
     if before.cancel_requested_ms is not None:
         return before
     idle = JobRow.state.in_((JobState.QUEUED, JobState.PAUSED))
@@ -413,7 +439,7 @@ def request_cancel(session: Session, project_id: str, job_id: str) -> JobRow:
 
 def request_pause(session: Session, project_id: str, job_id: str) -> JobRow:
     """Ask the holder to stop at a checkpoint and give the job back as paused."""
-    before = _locked(session, project_id, job_id, "pause", (JobState.RUNNING,))
+    before = locked(session, project_id, job_id, "pause", (JobState.RUNNING,))
     if before.pause_requested_ms is not None:
         return before
     events.record(session, job_id=job_id, fence=before.fence, type="pause_requested")
@@ -422,7 +448,7 @@ def request_pause(session: Session, project_id: str, job_id: str) -> JobRow:
 
 def resume(session: Session, project_id: str, job_id: str) -> JobRow:
     """Queue a paused job again, in its old place."""
-    before = _locked(session, project_id, job_id, "resume", (JobState.PAUSED,))
+    before = locked(session, project_id, job_id, "resume", (JobState.PAUSED,))
     events.record(session, job_id=job_id, fence=before.fence, type="resume_requested")
     row = _change(session, before, state=JobState.QUEUED, pause_requested_ms=None, run_after_ms=now_ms())
     hints.give(session, job_id)
@@ -431,10 +457,16 @@ def resume(session: Session, project_id: str, job_id: str) -> JobRow:
 
 def retry(session: Session, project_id: str, job_id: str) -> JobRow:
     """Queue a failed or cancelled job again with its counters at 0; its fence stays. It starts from the beginning,
-    since checkpoints go when a job ends, but for those of a job that ran too long. Its progress and warnings go."""
-    before = _locked(session, project_id, job_id, "retry", (JobState.FAILED, JobState.CANCELLED))
+    since checkpoints go when a job ends, but for those of a job that ran too long. Its progress and warnings go.
+
+    Raises:
+        JobNotFound.
+        WrongState: it has not ended, or has succeeded; or what it would need was deleted.
+    """
+    before = locked(session, project_id, job_id, "retry", (JobState.FAILED, JobState.CANCELLED))
     if before.kind == INGEST:
         raise WrongState("The uploaded file is gone. Upload it again instead of retrying its ingestion.")
+    _check_needs(session, before)
     events.record(session, job_id=job_id, fence=before.fence, type="retry_requested")
     cleared = dict.fromkeys(("cancel_requested_ms", "pause_requested_ms", "finished_ms", "reason", "message"))
     counters: dict[str, Any] = {"failures": 0, "losses": 0, "warnings": [], "progress": None}
@@ -443,7 +475,26 @@ def retry(session: Session, project_id: str, job_id: str) -> JobRow:
     return row
 
 
-def _locked(session: Session, project_id: str, job_id: str, verb: str, states: tuple[JobState, ...]) -> JobRow:
+def _check_needs(session: Session, row: JobRow) -> None:
+    """Under the locks of `submit`, since what an ended job used may have been deleted."""
+    its_dataset = {"its_id": row.dataset_id, "its_project": row.project_id}
+    if row.dataset_id is not None and session.scalar(_LOCK_DATASET, its_dataset) is None:
+        raise WrongState(f"To retry a job, its data set must be there. {row.dataset_id} was deleted: submit a new job.")
+    version = row.request.get("version") if row.kind == PREDICT else None
+    if version is not None and not _lock_version(session, row.project_id, row.model, version):
+        raise WrongState(
+            f"To retry a job, its version must be there. Version {version} of '{row.model}' was deleted: submit a new "
+            "job."
+        )
+
+
+def locked(session: Session, project_id: str, job_id: str, verb: str, states: tuple[JobState, ...]) -> JobRow:
+    """The job, which stays in one of these states until the transaction ends. `verb`: what is to be done to it.
+
+    Raises:
+        JobNotFound.
+        WrongState: it is in another one.
+    """
     row = _read(session, project_id, job_id, lock=True)
     if row is None:
         raise JobNotFound(f"There is no job '{job_id}'. GET /v1/jobs lists those that exist.")

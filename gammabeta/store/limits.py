@@ -22,7 +22,7 @@ from gammabeta.store.together import on_postgresql
 
 JOBS = leases.JOBS
 
-_SUBMITTING, _CLAIMING = 0x67616D6D62, 0x67616D6D63
+SUBMITTING, CLAIMING, STORING = 0x67616D6D62, 0x67616D6D63, 0x67616D6D64
 """PostgreSQL's advisory locks of those who count; the migrations have the one before."""
 
 
@@ -42,7 +42,7 @@ class QueueLimits:
         """
         if self.jobs is None and self.of_owner is None:
             return
-        _take_turns(session, _SUBMITTING)
+        take_turns(session, SUBMITTING)
         own = (JOBS.c.project_id == project_id, JOBS.c.owner_id == owner_id)
         if self.of_owner is not None and _queued(session, self.of_owner, *own) >= self.of_owner:
             raise QuotaExceeded(
@@ -65,7 +65,7 @@ class RunningLimits:
         """The conditions under which a queued job of the lane may run now. To be used in this transaction."""
         if lane is not Lane.TRAIN or (self.of_model is None and self.of_owner is None):
             return []
-        _take_turns(session, _CLAIMING)
+        take_turns(session, CLAIMING)
         conditions = []
         if self.of_model is not None:
             model = tuple_(JOBS.c.project_id, JOBS.c.model)
@@ -79,8 +79,9 @@ class RunningLimits:
 NO_QUEUE_LIMITS, NO_RUNNING_LIMITS = QueueLimits(), RunningLimits()
 
 
-def _take_turns(session: Session, lock: int) -> None:
-    """Each statement after this one sees what those before committed: at READ COMMITTED it looks anew."""
+def take_turns(session: Session, lock: int) -> None:
+    """Wait until the transactions of those who count the same have ended. Each statement after this one sees what they
+    committed: at READ COMMITTED it looks anew."""
     if on_postgresql(session):
         session.execute(select(func.pg_advisory_xact_lock(lock)))
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import delete, exists, func, insert, select, tuple_
 from sqlalchemy.orm import Session
 
 from gammabeta.errors import ArtifactCorrupt, InvalidRequest, ModelNotFound, VersionNotFound
@@ -28,10 +29,20 @@ def get_model(session: Session, project_id: str, name: str) -> ModelRow:
     return _get_model(session, project_id, name, lock=False)
 
 
+def locked(session: Session, project_id: str, name: str) -> ModelRow:
+    """The model, of which nobody publishes or deletes a version or moves an alias until the transaction ends.
+
+    Raises:
+        ModelNotFound.
+    """
+    return _get_model(session, project_id, name, lock=True)
+
+
 def _get_model(session: Session, project_id: str, name: str, *, lock: bool) -> ModelRow:
     query = select(ModelRow).where(ModelRow.project_id == project_id, ModelRow.name == name)
     row = session.scalar(query.with_for_update() if lock else query)
-    if row is None:
+    # Asked after the lock was had: they may have been deleted meanwhile.
+    if row is None or not session.scalar(select(exists().where(VersionRow.model_id == row.id))):
         raise ModelNotFound(f"There is no model '{name}'. GET /v1/models lists those that exist.")
     return row
 
@@ -40,7 +51,7 @@ def find_models(
     session: Session, project_id: str, *, after: str | None = None, limit: int = 20, ascending: bool = True
 ) -> list[ModelRow]:
     """A page of models in the order of their names."""
-    query = select(ModelRow).where(ModelRow.project_id == project_id)
+    query = select(ModelRow).where(ModelRow.project_id == project_id, ModelRow.id.in_(select(VersionRow.model_id)))
     if after is not None:
         query = query.where(ModelRow.name > after if ascending else ModelRow.name < after)
     return list(session.scalars(query.order_by(ModelRow.name if ascending else ModelRow.name.desc()).limit(limit)))
@@ -59,6 +70,15 @@ def all_versions(session: Session, project_id: str) -> list[tuple[str, str]]:
     return [(name, str(number)) for name, number in session.execute(ordered)]
 
 
+def existing(session: Session, wanted: Iterable[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+    """Those of the versions, each given by project, model and number, that there are."""
+    place = tuple_(ModelRow.project_id, ModelRow.name, VersionRow.number)
+    numbered = [(project, name, int(version)) for project, name, version in wanted]
+    query = select(ModelRow.project_id, ModelRow.name, VersionRow.number)
+    found = session.execute(query.join(VersionRow, VersionRow.model_id == ModelRow.id).where(place.in_(numbered)))
+    return [(project, name, str(number)) for project, name, number in found]
+
+
 def get_version(
     session: Session, project_id: str, name: str, version: str | None = None, alias: str | None = None
 ) -> VersionRow:
@@ -72,7 +92,7 @@ def get_version(
         raise InvalidRequest.of("alias", "cannot be combined with version. Write one of the two.", alias)
     model = get_model(session, project_id, name)
     if version is not None:
-        return _numbered(session, model, version)
+        return numbered(session, model, version)
     named = session.scalar(
         select(AliasRow.number).where(AliasRow.model_id == model.id, AliasRow.alias == (alias or DEFAULT_ALIAS))
     )
@@ -87,11 +107,16 @@ def get_version(
     return row
 
 
-def _numbered(session: Session, model: ModelRow, version: str) -> VersionRow:
+def numbered(session: Session, model: ModelRow, version: str, *, lock: bool = False) -> VersionRow:
+    """The version with this number.
+
+    Raises:
+        VersionNotFound.
+    """
     row = None
     if re.fullmatch(r"[1-9][0-9]{0,17}", version, re.ASCII):
         query = select(VersionRow).where(VersionRow.model_id == model.id, VersionRow.number == int(version))
-        row = session.scalar(query)
+        row = session.scalar(query.with_for_update(of=VersionRow) if lock else query)
     if row is None:
         raise VersionNotFound(
             f"The model '{model.name}' has no version '{version}'. GET /v1/models/{model.name} lists them."
@@ -146,8 +171,8 @@ def set_alias(session: Session, project_id: str, name: str, alias: str, version:
     """
     if not re.fullmatch(NAME_PATTERN, alias) or alias.isdigit():
         raise InvalidRequest.of("alias", "must be a name, and not all digits, such as 'production'", alias)
-    model = _get_model(session, project_id, name, lock=True)
-    number = _numbered(session, model, version).number
+    model = locked(session, project_id, name)
+    number = numbered(session, model, version).number
     _remove(session, model, alias)
     values = {"model_id": model.id, "alias": alias, "number": number, "updated_ms": now_ms()}
     session.execute(insert(AliasRow).values(**values))
@@ -162,7 +187,7 @@ def delete_alias(session: Session, project_id: str, name: str, alias: str) -> No
         ModelNotFound.
         VersionNotFound: the model has no such alias.
     """
-    model = _get_model(session, project_id, name, lock=True)
+    model = locked(session, project_id, name)
     if not _remove(session, model, alias):
         raise VersionNotFound(f"The model '{name}' has no alias '{alias}'. GET /v1/models/{name} lists them.")
     move_revision(session, project_id)

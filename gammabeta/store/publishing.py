@@ -42,7 +42,10 @@ _NEXT_VERSION = (
 )
 _ADD_MODEL = inserting_if_absent(_MODELS, created_ms=now_ms())
 _ADD_STATE = inserting_if_absent(_STATES, created_ms=now_ms())
-_STATE = select(_STATES.c.digest).where(_STATES.c.digest == bindparam("digest"))
+# The lock keeps the state, which goes with the last version that has it, until there is one more.
+_STATE = (
+    select(_STATES.c.digest).where(_STATES.c.digest == bindparam("digest")).with_for_update(read=True, key_share=True)
+)
 _ITS: dict[str, Any] = {each.name: bindparam(f"its_{each.name}") for each in _VERSIONS.c if each.name != "created_ms"}
 _ADD_VERSION = insert(_VERSIONS).values({**_ITS, "created_ms": now_ms()}).inline()
 _SHOW_VERSION = (
@@ -175,10 +178,15 @@ def _counts(state: BatchNormState) -> list[dict[str, int]]:
 
 def _store_state(session: Session, state: BatchNormState) -> None:
     """Versions with the same state share its rows."""
-    if session.scalar(_STATE, {"digest": state.digest}) is not None:
-        return
     head = {"digest": state.digest, "layers": len(state.layers)}
-    if not _ADD_STATE(session, head) or not state.layers:
+    while session.scalar(_STATE, {"digest": state.digest}) is None:
+        if _ADD_STATE(session, head):
+            _add_layers(session, state)
+            return
+
+
+def _add_layers(session: Session, state: BatchNormState) -> None:
+    if not state.layers:
         return
     session.execute(
         insert(LayerRow),

@@ -265,7 +265,8 @@ class CheckpointRow(Table):
 
 
 class ModelRow(Table):
-    """A name with versions. `last_version` only grows, so that a number is never used again."""
+    """A name with versions; without one it is not shown, and stays for `last_version`, which only grows, so that a
+    number is never used again."""
 
     __tablename__ = "models"
     __table_args__ = (UniqueConstraint("project_id", "name"),)

@@ -9,17 +9,18 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from pydantic import Field, field_validator, model_validator
 
-from gammabeta import failpoints
-from gammabeta.errors import InvalidRequest, WrongState
+from gammabeta import failpoints, logs
+from gammabeta.errors import InvalidRequest, NotReady, WrongState
 from gammabeta.failpoints import Failpoint
 from gammabeta.schemas.base import Name, not_supported, wrong
 from gammabeta.schemas.base import Request as Schema
 from gammabeta.schemas.datasets import Dataset, DatasetFormat, Preview, Split
 from gammabeta.schemas.jobs import Lane
-from gammabeta.store import datasets, jobs
+from gammabeta.store import datasets, idempotency, jobs
 from gammabeta.store.engine import Session
 from gammabeta.store.limits import QueueLimits
 from gammabeta.store.tables import DatasetRow, new_id
+from gammabeta.store.usage import Room
 from service import uploads
 from service.access import By
 from service.bodies import check_media_type
@@ -32,6 +33,8 @@ from service.throttle import PACED
 from service.uploads import Received
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
+
+log = logs.get(__name__)
 
 FILE = {
     "requestBody": {
@@ -126,7 +129,8 @@ async def upload_dataset(
     check_media_type(request, uploads.MEDIA_TYPES, remedy="Send the file as the raw body: curl -X POST -T FILE URL.")
     dataset_id = new_id("ds")
     place = await context.in_thread(context.blobs.receiving_path, dataset_id)
-    async with uploads.received(request, context, place) as file:
+    room = await context.in_thread(_room, context, caller, idempotency_key)
+    async with uploads.received(request, context, place, room) as file:
         answer = await context.in_thread(_create, context, caller, query, file, idempotency_key, dataset_id)
     return accepted(answer, f"/v1/datasets/{answer['id']}")
 
@@ -168,7 +172,18 @@ def delete_dataset(dataset: Named, context: Ctx, caller: By) -> None:
     with context.database.write() as session:
         row = datasets.get(session, caller.project_id, dataset)
         datasets.delete(session, caller.project_id, row.id)
-    context.blobs.delete_upload(row.id)
+    try:
+        context.blobs.delete_upload(row.id)
+    except NotReady as error:  # it is deleted all the same
+        log.warning("left to the sweep", dataset=row.id, why=error.message)
+
+
+def _room(context: Context, caller: Caller, key: str | None) -> Room | None:
+    """None too for an upload that was answered before: it is answered again."""
+    with context.database.read() as session:
+        if key is not None and idempotency.is_answered(session, caller.project_id, caller.owner_id, key):
+            return None
+        return context.settings.storage_limit.room(session, caller.project_id)
 
 
 def _create(
@@ -181,6 +196,7 @@ def _create(
     digest = hashlib.sha256(b"POST /v1/datasets\n" + canonical([asked, file.sha256])).hexdigest()
 
     def create() -> dict[str, Any]:
+        context.settings.storage_limit.check(session, caller.project_id, file.bytes)
         row, options = (
             _first(session, caller, query, file, dataset_id)
             if query.of is None

@@ -1,4 +1,4 @@
-"""Jobs: submitted, looked at, followed, cancelled, paused, resumed and retried; and the files that they made."""
+"""Jobs: submitted, looked at, followed, cancelled, paused, resumed, retried, deleted; and the files that they made."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from fastapi import APIRouter, Header, Query
 from fastapi.responses import FileResponse, Response, StreamingResponse
 from pydantic import ConfigDict, Field, field_validator
 
-from gammabeta import failpoints
-from gammabeta.errors import InvalidRequest, NotFound, WrongState
+from gammabeta import failpoints, logs
+from gammabeta.errors import InvalidRequest, NotFound, NotReady, WrongState
 from gammabeta.failpoints import Failpoint
 from gammabeta.schemas.base import Name
 from gammabeta.schemas.base import Request as Schema
@@ -27,7 +27,7 @@ from gammabeta.schemas.jobs import (
     ResolvedPredictRequest,
     Series,
 )
-from gammabeta.store import events, jobs, listing
+from gammabeta.store import deleting, events, jobs, listing
 from gammabeta.store.engine import Session
 from gammabeta.store.tables import JobRow
 from service import problems, submissions
@@ -40,6 +40,8 @@ from service.replays import CREATED, accepted, given, once
 from service.throttle import PACED
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+log = logs.get(__name__)
 
 EVENTS_AT_ONCE = 1_000
 WHOLE_HISTORY = 100_000
@@ -136,6 +138,9 @@ def submit_job(
         if answer is not None:
             return _accepted(answer)
         new = submissions.new_job(session, context.settings, caller, request)
+        room = context.settings.storage_limit.room(session, caller.project_id)
+        if room is not None:
+            room.check(1)
     with context.database.write() as session:
         answer = once(session, caller, idempotency_key, digest, lambda: _submit(context, session, new))
         failpoints.reached(Failpoint.SUBMIT_BEFORE_COMMIT)
@@ -207,6 +212,18 @@ def retry_job(job_id: Named, context: Ctx, caller: By) -> Job:
         return _shown(session, jobs.retry(session, caller.project_id, job_id))
 
 
+@router.delete("/{job_id}", status_code=204)
+def delete_job(job_id: Named, context: Ctx, caller: By) -> None:
+    """Delete a job that has ended, with its events, series, checkpoints and files. 409 before that, and for as long as
+    the version that it made is there."""
+    with context.database.write() as session:
+        deleting.delete_job(session, caller.project_id, job_id)
+    try:
+        context.blobs.delete_prefix(f"jobs/{job_id}")
+    except NotReady as error:  # it is deleted all the same
+        log.warning("left to the sweep", job=job_id, why=error.message)
+
+
 @router.get("/{job_id}/events", response_model=Page[Event], responses={200: {"content": {EVENT_STREAM: {}}}})
 def job_events(
     job_id: Named,
@@ -233,7 +250,13 @@ def job_events(
         return _sse(map(as_sse, known))
     allowed = partial(context.keyring.works, caller)
     heartbeat = context.settings.stream_heartbeat_seconds
-    return _sse(stream(context.tailer, job_id, after=after, heartbeat=heartbeat, allowed=allowed))
+    there = partial(context.in_thread, _is_there, context, job_id)
+    return _sse(stream(context.tailer, job_id, after=after, heartbeat=heartbeat, allowed=allowed, there=there))
+
+
+def _is_there(context: Context, job_id: str) -> bool:
+    with context.database.read() as session:
+        return session.get(JobRow, job_id) is not None
 
 
 @router.get("/{job_id}/metrics")

@@ -16,7 +16,7 @@ from gammabeta.schemas.models import Alias, AliasRequest, BatchNormAnswer, Model
 from gammabeta.schemas.networks import LayersNetwork
 from gammabeta.schemas.preprocessing import FittedPreprocessing
 from gammabeta.schemas.problems import invalid
-from gammabeta.store import models
+from gammabeta.store import deleting, models
 from service.access import By
 from service.dependencies import Context, Ctx, JsonBody, Named
 from service.keyring import Caller
@@ -95,6 +95,31 @@ def delete_alias(name: Named, alias: Named, context: Ctx, caller: By) -> None:
     """Forget the alias."""
     with context.database.write() as session:
         models.delete_alias(session, caller.project_id, name, alias)
+    context.models.forget()
+
+
+@router.delete("/{name}", status_code=204)
+async def delete_model(name: Named, context: Ctx, caller: By) -> None:
+    """Delete a model with all its versions. 409 while it has an alias, or a job that has not ended names it. A version
+    that is trained under its name later has a number that none had before."""
+    await context.in_thread(_delete, context, caller, name)
+    context.models.drop(caller.project_id, name)
+
+
+@router.delete("/{name}/versions/{version}", status_code=204)
+async def delete_version(name: Named, version: Named, context: Ctx, caller: By) -> None:
+    """Delete a version. 409 while an alias names it, or a job that has not ended predicts by it. The job that made it
+    stays. A model without versions is no more."""
+    await context.in_thread(_delete, context, caller, name, version)
+    context.models.drop(caller.project_id, name, version)
+
+
+def _delete(context: Context, caller: Caller, name: str, version: str | None = None) -> None:
+    with context.database.write() as session:
+        if version is None:
+            deleting.delete_model(session, caller.project_id, name)
+        else:
+            deleting.delete_version(session, caller.project_id, name, version)
     context.models.forget()
 
 

@@ -1,4 +1,4 @@
-"""Whether the process lives, whether it can work, what it is and what it does."""
+"""Whether the process lives, whether it can work, what it is, what it does, and what it has stored."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import gammabeta
 from gammabeta import exposition
 from gammabeta.errors import NoSpace, NotReady
 from gammabeta.schemas.base import Answer
-from gammabeta.store import migrations
+from gammabeta.schemas.usage import Usage
+from gammabeta.store import migrations, usage
 from service import metrics
 from service.access import By
 from service.dependencies import Context, Ctx
@@ -61,6 +62,14 @@ def readyz(context: Ctx) -> Health:
 async def version() -> VersionAnswer:
     """What runs here."""
     return VersionAnswer(version=gammabeta.__version__, python=platform.python_version(), torch=torch.__version__)
+
+
+@router.get("/v1/usage")
+def get_usage(context: Ctx, caller: By) -> Usage:
+    """How many bytes the project has stored, and may."""
+    with context.database.read() as session:
+        used = usage.measure(session, caller.project_id)
+    return Usage(bytes=used, limit=context.settings.project_bytes or None)
 
 
 @router.get("/metrics", response_class=PlainTextResponse)

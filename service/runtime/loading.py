@@ -239,6 +239,12 @@ class Loader:
         with self._database.read() as session:
             return str(models.get_version(session, *asked).number)
 
+    def gone(self, keys: Iterable[Key]) -> frozenset[Key]:
+        """Those of the versions that were deleted."""
+        wanted = frozenset(keys)
+        with self._database.read() as session:
+            return wanted - {Key(*each) for each in models.existing(session, wanted)}
+
     def revision(self) -> int:
         """Moves whenever what a name means may have changed."""
         with self._database.read() as session:
@@ -304,6 +310,8 @@ class Move:
 
     replaces: dict[Asked, str]
     by: dict[Asked, str]
+    gone: frozenset[Key]
+    """Versions that were deleted. They serve until what replaces them is loaded."""
     until: float
     """On the clock of time.monotonic."""
 
@@ -318,6 +326,7 @@ class Models:
         self._loader = Loader(database, blobs, limit_bytes=limit_bytes, preparing=preparing or Preparing())
         self._resolved: dict[Asked, str] = {}
         self._move: Move | None = None
+        self._moves = 0
         self._loaded: OrderedDict[Key, LoadedVersion] = OrderedDict()
         self._loading: dict[Key, asyncio.Task[LoadedVersion]] = {}
         self._reserved: dict[Key, int] = {}
@@ -364,8 +373,11 @@ class Models:
 
     def drop(self, project: str, name: str, version: str | None = None) -> None:
         """Take a version, or all of a model, out of memory. The next request loads it again."""
-        for key in [key for key in self._loaded if key[:2] == (project, name) and version in (None, key.version)]:
-            del self._loaded[key]
+        self._drop(key for key in [*self._loaded] if key[:2] == (project, name) and version in (None, key.version))
+
+    def _drop(self, keys: Iterable[Key]) -> None:
+        for key in keys:
+            self._loaded.pop(key, None)
 
     def forget(self) -> None:
         """Resolve anew from here on. Safe to call from any thread: what is being resolved meanwhile, perhaps from
@@ -394,16 +406,19 @@ class Models:
     async def _begin_move(self, *, until: float) -> None:
         """Load what names mean now, while what they meant serves on. Where they move again meanwhile, no more time is
         given for that. Names of versions that are not in memory are resolved when they are next asked for."""
+        self._moves += 1
         before = self._resolved
         asked = [each for each, number in before.items() if each.version is None and each.key(number) in self._loaded]
         for each in before.keys() - asked:
             del before[each]
         now = await anyio.to_thread.run_sync(self._loader.resolve, asked, limiter=self._resolvers)
+        gone = await anyio.to_thread.run_sync(self._loader.gone, [*self._loaded], limiter=self._resolvers)
         for each, number in now.items():
             key = each.key(number)
             if number != before.get(each) and key not in self._loaded:
                 self._load(key)
-        move = self._move = Move(replaces=before, by=now, until=self._move.until if self._move else until)
+        until = self._move.until if self._move else until
+        move = self._move = Move(replaces=before, by=now, gone=gone, until=until)
         asyncio.get_running_loop().call_later(max(0.0, move.until - time.monotonic()), self._end_move, move)
 
     def _end_move(self, late: Move | None = None) -> None:
@@ -416,6 +431,7 @@ class Models:
             if self._resolved is move.replaces:
                 self._resolved = move.by
             self._move = None
+            self._drop(move.gone)
 
     async def _number(self, asked: Asked) -> str:
         resolved = self._resolved
@@ -434,6 +450,7 @@ class Models:
         return loading
 
     async def _load_now(self, key: Key) -> LoadedVersion:
+        moves = self._moves
         found = await anyio.to_thread.run_sync(self._loader.read, key, limiter=self._loaders)
         async with self._reserving(key, found):
             loaded = await anyio.to_thread.run_sync(self._loader.load, found, limiter=self._loaders)
@@ -446,6 +463,8 @@ class Models:
             engine=loaded.prepared.engine.name,
             row_us=round(1e6 * loaded.line.cost.of(1)),
         )
+        if self._moves != moves:  # it may have been deleted since, when it was not here to be dropped
+            self._drop(await anyio.to_thread.run_sync(self._loader.gone, [key], limiter=self._loaders))
         return loaded
 
     def _was_loaded(self, key: Key, loading: asyncio.Task[LoadedVersion]) -> None:

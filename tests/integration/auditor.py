@@ -20,6 +20,7 @@ from gammabeta.errors import ArtifactCorrupt
 from gammabeta.schemas.jobs import JobState, Lane
 from gammabeta.store import checkpoints, datasets, models
 from gammabeta.store.blobs import FolderBlobs
+from gammabeta.store.deleting import DELETED
 from gammabeta.store.jobs import INGEST, MAX_PAUSE_MS, PREDICT
 from gammabeta.store.tables import CheckpointRow, DatasetRow, EventRow, JobRow, ModelRow, StateRow, VersionRow, now_ms
 
@@ -59,12 +60,28 @@ def _job(session: Session, job: JobRow, events: list[EventRow]) -> Iterator[str]
 
 def _versions(session: Session, job: JobRow) -> Iterator[str]:
     versions = list(session.scalars(select(VersionRow).where(VersionRow.job_id == job.id)))
-    expected = int(job.kind not in (INGEST, PREDICT) and job.state == JobState.SUCCEEDED)
+    publishes = job.kind not in (INGEST, PREDICT) and job.state == JobState.SUCCEEDED
+    deleted = (job.result or {}).get(DELETED)
+    if publishes and deleted is not None:
+        yield from _deleted(session, job, deleted)
+    expected = int(publishes and deleted is None)
     if len(versions) != expected:
         yield f"I3: {job.state} with {len(versions)} versions"
     for version in versions:
         if version.number != job.version or version.fence != job.fence:
             yield f"I5: version {version.number} of fence {version.fence}, job {job.version} of {job.fence}"
+
+
+def _deleted(session: Session, job: JobRow, version: str) -> Iterator[str]:
+    """The version that a job made is deleted only if it was there, and its number is that of no other one."""
+    succeeded = select(EventRow.data).where(EventRow.job_id == job.id, EventRow.type == "succeeded")
+    made = [(each["model"], each["version"]) for each in session.scalars(succeeded)]
+    if made != [(job.model, version)] or job.version is not None:
+        yield f"I3: deleted is version {version}, the job shows {job.version}, and made {made}"
+    named = (ModelRow.project_id == job.project_id, ModelRow.name == job.model)
+    model = session.scalars(select(ModelRow).where(*named)).one_or_none()
+    if model is None or model.last_version < int(version) or session.get(VersionRow, (model.id, int(version))):
+        yield f"I3: version {version} of {job.model} was deleted, and may be, or is, there again"
 
 
 def _order(job: JobRow, events: list[EventRow]) -> Iterator[str]:

@@ -171,6 +171,59 @@ WORKER = {
 }
 
 
+def asked(service: FakeService, method: str) -> list[str]:
+    return [request.url.path for request in service.requests if request.method == method]
+
+
+def test_a_version_and_a_job_are_deleted_at_once(run: Run, service: FakeService) -> None:
+    service.on("DELETE", "/v1/models/digits/versions/2", httpx.Response(204))
+    service.on("DELETE", "/v1/jobs/job_1", httpx.Response(204))
+    assert run("models", "delete", "digits", "2").err == "Deleted version 2 of digits.\n"
+    assert run("jobs", "delete", "job_1").err == "Deleted job_1.\n"
+    assert asked(service, "DELETE") == ["/v1/models/digits/versions/2", "/v1/jobs/job_1"]
+
+
+@pytest.mark.parametrize(("said", "code", "deleted"), [("y\n", 0, True), ("n\n", 1, False), ("", 1, False)])
+def test_a_whole_model_is_deleted_by_who_says_yes(
+    run: Run, service: FakeService, monkeypatch: pytest.MonkeyPatch, said: str, code: int, deleted: bool
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(said))
+    service.on("GET", "/v1/models/digits", ok(MODEL))
+    service.on("DELETE", "/v1/models/digits", httpx.Response(204))
+    ran = run("models", "delete", "digits")
+    assert (ran.code, ran.out.strip()) == (code, "")
+    assert "all its versions (1)?" in ran.err
+    assert bool(asked(service, "DELETE")) == deleted == ("Deleted digits." in ran.err)
+
+
+def test_a_whole_model_is_deleted_unasked_with_yes(run: Run, service: FakeService) -> None:
+    service.on("DELETE", "/v1/models/digits", httpx.Response(204))
+    assert run("models", "delete", "digits", "--yes").err == "Deleted digits.\n"
+    assert [request.method for request in service.requests] == ["DELETE"]
+
+
+def test_what_is_needed_is_not_deleted_and_the_message_says_by_whom(run: Run, service: FakeService) -> None:
+    service.on("DELETE", "/v1/models/digits/versions/2", problem(409, "wrong_state", "It has the alias production."))
+    ran = run("models", "delete", "digits", "2")
+    assert (ran.code, "alias production" in ran.err) == (1, True)
+
+
+@pytest.mark.parametrize("limit", [None, 2_000_000])
+def test_usage_is_shown_in_bytes(run: Run, service: FakeService, limit: int | None) -> None:
+    used = {"datasets": 1_048_576, "models": 20_480, "jobs": 0, "total": 1_069_056}
+    service.on("GET", "/v1/usage", ok({"bytes": used, "limit": limit}))
+    rows = [line.split() for line in run("usage").out.splitlines()]
+    assert ["data", "sets", "1,048,576"] in rows
+    assert ["together", "1,069,056"] in rows
+    assert (["limit", "2,000,000"] in rows) == (limit is not None)
+    assert json.loads(run("usage", "--json").out) == {"bytes": used, "limit": limit}
+
+
+def test_a_job_whose_version_was_deleted_says_which(run: Run, service: FakeService) -> None:
+    service.on("GET", "/v1/jobs/job_1", ok(job("succeeded", model="digits", result={"deleted_version": "2"})))
+    assert "version 2, which it made" in run("jobs", "show", "job_1").out
+
+
 def test_workers_are_listed_with_what_they_run(run: Run, service: FakeService) -> None:
     service.on("GET", "/v1/workers", page(WORKER, {**WORKER, "id": "box-2-def", "silent": True}))
     lines = run("workers").out.splitlines()

@@ -11,10 +11,20 @@ import orjson
 import pytest
 
 import gammabeta
-from gammabeta.errors import ArtifactCorrupt, DatasetInvalid, InvalidRequest
+from gammabeta.errors import ArtifactCorrupt, DatasetInvalid, InvalidRequest, VersionNotFound
 from gammabeta.schemas.batchnorm import BatchNormState
 from tests.pictures import zipped
-from tests.unit.client.fake_service import TIME, FakeService, batchnorm_answer, dataset, job, layer_state, ok, page
+from tests.unit.client.fake_service import (
+    TIME,
+    FakeService,
+    batchnorm_answer,
+    dataset,
+    job,
+    layer_state,
+    ok,
+    page,
+    problem,
+)
 
 NETWORK = {"layers": [{"type": "dense", "units": 2}]}
 
@@ -163,6 +173,16 @@ def test_layers_may_be_a_plain_list(service: FakeService) -> None:
     service.client().train("digits", "digits", network=[gammabeta.Dense(units=3), {"type": "flatten"}])
     sent = orjson.loads(service.requests[0].content)
     assert [layer["type"] for layer in sent["network"]["layers"]] == ["dense", "flatten"]
+
+
+@pytest.mark.parametrize("version", ["", 0, "7/../1"])
+def test_a_version_that_is_no_version_never_stands_for_another_one(service: FakeService, version: str | int) -> None:
+    path = f"/v1/models/digits/versions/{version}"
+    service.on("DELETE", path, problem(404, "version_not_found", "no"))
+    with pytest.raises(VersionNotFound):
+        service.client().models.delete("digits", version)
+    (request,) = service.requests
+    assert request.url.raw_path.decode() == path.replace("7/../1", "7%2F..%2F1")
 
 
 def test_workers_come_with_their_slots(service: FakeService) -> None:
