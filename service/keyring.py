@@ -129,6 +129,14 @@ class Keyring:
         found = held.get(caller.key_id)
         return found is not None and found.ended is None
 
+    def check(self) -> None:
+        """Go on if it is known who may be let in.
+
+        Raises:
+            NotReady: the keys could not be read yet.
+        """
+        self._known()
+
     def _known(self) -> dict[str, Held]:
         if self._held is None:
             raise NotReady(f"The keys could not be read yet, and nobody is let in. {self._why}")

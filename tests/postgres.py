@@ -48,6 +48,12 @@ class Cluster:
         """Where it listens."""
         return self.folder / ".s.PGSQL.5432"
 
+    @property
+    def pid(self) -> int:
+        """Of the process that starts all others."""
+        assert self._server is not None
+        return self._server.pid
+
     def create(self) -> str:
         """A new, empty database: its name."""
         name = f"test_{next(self._numbers)}"

@@ -16,6 +16,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Annotated
@@ -26,7 +27,7 @@ from rich.text import Text
 
 from gammabeta import __version__
 from gammabeta.cli import show
-from gammabeta.cli.failures import WrongDatabase
+from gammabeta.cli.failures import Damaged, WrongDatabase
 from gammabeta.cli.options import AsJson, ListByDefault
 from gammabeta.cli.processes import Program, Programs, stop_signals
 from gammabeta.cli.settings import beside_worker, environment, from_environment
@@ -37,7 +38,9 @@ from gammabeta.schemas.keys import KeyRequest
 from gammabeta.schemas.problems import invalid
 
 if TYPE_CHECKING:
+    from gammabeta.store.audit import Report
     from gammabeta.store.engine import Database
+    from gammabeta.store.stored import Blobs
 
 READY_SECONDS = 120.0
 
@@ -96,9 +99,65 @@ def downgrade(
 
 
 @app.command()
-def check() -> None:
-    """Say whether this version may use the database; exit code 1 if not."""
-    show.note(_check(from_environment().folder))
+def check(
+    deep: Annotated[bool, typer.Option("--deep", help="Read and hash every byte that a row names.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say whether this version may use the database, and whether what is stored holds together.
+
+    Exit code 1: it may not; 3: database or blobs do not answer; 4: something is damaged.
+    """
+    from gammabeta.store import audit  # noqa: PLC0415
+
+    home = from_environment().folder
+    schema = _schema(home)
+    try:
+        said = _check(home)
+    except WrongDatabase:
+        if as_json:
+            show.json({"schema": schema})
+        raise
+    with _database(home) as database:
+        found = audit.report(database, _blobs(home), deep=deep)
+    if as_json:
+        show.json({"schema": schema, "deep": deep, **asdict(found)})
+    else:
+        show.note(said)
+        show.note(_looked_at(found, deep=deep))
+    if found.findings:
+        raise Damaged("\n".join(["What is stored is damaged:", *map(str, found.findings)]))
+
+
+@app.command()
+def backup(target: Annotated[Path, typer.Argument(metavar="FILE", help="A file that is not there yet.")]) -> None:
+    """Copy a SQLite database into a file while programs go on with it. Copy the blobs after it: docs/backup.md."""
+    from gammabeta.store import backups  # noqa: PLC0415
+    from gammabeta.store.settings import StoreSettings  # noqa: PLC0415
+
+    target = target.expanduser().absolute()
+    with _refusals():
+        size = backups.copy(StoreSettings(home=from_environment().folder).resolved_database_url, target)
+    show.note(f"{target} has the database, {size:,} bytes. Copy the blobs now.")
+
+
+@app.command()
+def restored() -> None:
+    """Let the jobs of a database that was restored from a backup go on, and no worker from before.
+
+    To be run before service and workers are started: what ran is queued again, and every fence goes up.
+    """
+    from gammabeta.store import backups  # noqa: PLC0415
+
+    home = from_environment().folder
+    with _database(home) as database:
+        with database.write() as session:
+            done = backups.restored(session)
+        lost = backups.forget_lost_checkpoints(database, _blobs(home))
+    show.note(
+        f"{done.raised:,} jobs that may run again have fences raised by {done.by:,}, so that no worker from before the "
+        f"restore can publish; {done.given_back:,} of them were running. {lost:,} checkpoints whose files are not "
+        "there were forgotten. Run `gammabeta db check --deep` next, then start service and workers."
+    )
 
 
 @keys_app.command("create")
@@ -161,14 +220,47 @@ def revoke_key(key: Annotated[str, typer.Argument(help="The id, such as key_Ab12
 @contextmanager
 def _database(home: Path) -> Iterator[Database]:
     """The database, if this version may use it."""
+    _check(home)
+    with _any_database(home) as database:
+        yield database
+
+
+@contextmanager
+def _any_database(home: Path) -> Iterator[Database]:
+    """The database, whatever its schema."""
     from gammabeta.store.engine import Database  # noqa: PLC0415
 
-    _check(home)
-    database = Database(_address(home))
+    with _refusals():
+        database = Database(_address(home))
     try:
         yield database
     finally:
         database.dispose()
+
+
+def _blobs(home: Path) -> Blobs:
+    from gammabeta.store.blobs import open_blobs  # noqa: PLC0415
+    from gammabeta.store.settings import StoreSettings  # noqa: PLC0415
+
+    return open_blobs(StoreSettings(home=home))
+
+
+def _schema(home: Path) -> dict[str, str | None]:
+    """How the schema stands, for a program."""
+    from gammabeta.store import migrations  # noqa: PLC0415
+
+    with _any_database(home) as database:
+        standing, current = migrations.standing(database), migrations.current(database)
+    return {"standing": standing.value, "found": current, "needed": migrations.head()}
+
+
+def _looked_at(found: Report, *, deep: bool) -> str:
+    how = "read, every byte" if deep else "there, with their sizes"
+    return (
+        f"Looked at: {found.jobs:,} jobs with their events, {found.versions:,} versions with their batch-norm states; "
+        f"{found.blobs:,} blobs and {found.checkpoints:,} checkpoints that they name, whether they are {how}. "
+        f"{'What does not hold:' if found.findings else 'All is as it must be.'}"
+    )
 
 
 def _migrate(home: Path) -> None:
@@ -192,18 +284,16 @@ def _upgrade(home: Path) -> None:
 def _check(home: Path) -> str:
     """How the schema stands to the one of this version, where it may be used."""
     from gammabeta.store import migrations  # noqa: PLC0415
-    from gammabeta.store.engine import Database  # noqa: PLC0415
 
-    with _refusals():
-        database = Database(_address(home))
-    try:
+    with _any_database(home) as database:
         if complaint := migrations.complaint(database):
             raise WrongDatabase(complaint)
-        if migrations.standing(database) is migrations.Standing.NEWER:
-            return "The database has a newer schema, which serves this version too. Install the newer version next."
-        return "The database has the newest schema."
-    finally:
-        database.dispose()
+        if migrations.standing(database) is not migrations.Standing.NEWER:
+            return f"The database has the newest schema, {migrations.head()}."
+        return (
+            f"The database has a newer schema, which serves this version too: {migrations.current(database)}; this "
+            f"version's is {migrations.head()}. Install the newer version next."
+        )
 
 
 def _address(home: Path) -> str:

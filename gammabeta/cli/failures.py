@@ -3,6 +3,7 @@
 CommandFailed
 ├── ProgramEnded       a program that `up` started ended before all was ready
 ├── WrongDatabase      `up` and `db` cannot use it: its address, its disk, or its schema
+├── Damaged            `db check` found something that does not hold
 ├── SomethingMissing   `demo` without scikit-learn
 └── AccuraciesDiffer   `demo` found a bug
 """
@@ -24,6 +25,10 @@ class ProgramEnded(CommandFailed):
 
 class WrongDatabase(CommandFailed):
     """The database must be one that this version can use, and is not."""
+
+
+class Damaged(CommandFailed):
+    """Something that is stored is not as it must be."""
 
 
 class SomethingMissing(CommandFailed):

@@ -1,7 +1,7 @@
 """The command `gammabeta`: a thin skin on the client.
 
 Exit codes: 0 done · 1 a job failed, or the service refused · 2 the command or the request is wrong · 3 no service
-answered, or it is not ready · 130 Ctrl-C.
+answered, or it is not ready · 4 what is stored is damaged · 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import typer
 
 from gammabeta import __version__
 from gammabeta.cli import admin, datasets, demo, jobs, models, show
-from gammabeta.cli.failures import CommandFailed
+from gammabeta.cli.failures import CommandFailed, Damaged
 from gammabeta.cli.options import Url, connect
 from gammabeta.client import failures
 from gammabeta.errors import (
@@ -96,4 +96,6 @@ def exit_code(error: GammabetaError | CommandFailed) -> int:
             return 2
         case NotReady() | ServiceUnreachable():
             return 3
+        case Damaged():
+            return 4
     return 1

@@ -65,6 +65,12 @@ class FolderBlobs(Blobs):
             self._sound.add(sha256)
         return path
 
+    def bytes_of(self, sha256: str) -> int:
+        return self.path(sha256).stat().st_size
+
+    def check_hash(self, sha256: str) -> None:
+        self.verify(sha256, again=True)
+
     def put_tree(self, prefix: str, folder: Path) -> Tree:
         with self._temporary() as temporary:
             tree = temporary / "tree"

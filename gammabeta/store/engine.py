@@ -80,13 +80,16 @@ class Database:
         return sum(each.checkedout() for each in pools.values() if isinstance(each, sa.QueuePool))
 
     @contextmanager
-    def read(self) -> Iterator[Session]:
-        """A transaction that reads.
+    def read(self, *, snapshot: bool = False) -> Iterator[Session]:
+        """A transaction that reads. `snapshot`: all of its statements see the same moment, as on SQLite they always do.
 
         Raises:
             NotReady: the database cannot be reached.
         """
-        with _translated(), Session(self._reader, expire_on_commit=False) as session:
+        engine = self._reader
+        if snapshot and self.dialect == "postgresql":
+            engine = engine.execution_options(isolation_level="REPEATABLE READ")
+        with _translated(), Session(engine, expire_on_commit=False) as session:
             yield session
 
     @contextmanager

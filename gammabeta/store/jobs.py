@@ -20,7 +20,21 @@ from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, Update, and_, bindparam, case, insert, literal, null, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    Update,
+    and_,
+    bindparam,
+    case,
+    false,
+    insert,
+    literal,
+    null,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.dml import ReturningUpdate
 
@@ -49,6 +63,9 @@ ENDED = tuple(state for state in JobState if state.terminal)
 
 KINDS = (TRAIN, INGEST, PREDICT)
 """What a worker of this version can run. A newer service beside it may queue others: they wait for a newer worker."""
+
+RESTORED = "restored"
+"""The event of a job that came out of a backup; its fence is the one that the job has since."""
 
 MAX_PAUSE_MS = 300_000
 """The longest pause before a lost or failed attempt is repeated."""
@@ -341,6 +358,20 @@ def reap(session: Session, *, backoff_ms: int = 2_000) -> list[tuple[str, JobSta
     for row in reaped:
         _record_end(session, row, Outcome.LOSS)
     return [(row.id, JobState(row.state)) for row in reaped]
+
+
+def give_all_back(session: Session) -> int:
+    """End all attempts of all workers as if they drained: how many there were. For a database in which none of them
+    goes on."""
+    ended = _move(
+        session,
+        update(JobRow)
+        .where(leases.in_state(JobState.RUNNING))
+        .values(**_release(false(), 0), reason=RESTORED, message="The database was restored from a backup."),
+    )
+    for row in ended:
+        _record_end(session, row, Outcome.DRAIN)
+    return len(ended)
 
 
 def _pause_after(outcome: Outcome, backoff_ms: int) -> int | ColumnElement[int]:

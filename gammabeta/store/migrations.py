@@ -97,7 +97,10 @@ def complaint(db: Database) -> str | None:
     """
     match standing(db):
         case Standing.OLDER:
-            return "The database is not up to date. Run `gammabeta db upgrade`, or `gammabeta up`, which does."
+            return (
+                f"The database is not up to date: this version needs the schema {head()}. Received: "
+                f"{current(db) or 'none'}. Run `gammabeta db upgrade`, or `gammabeta up`, which does."
+            )
         case Standing.TOO_NEW:
             return _too_new(current(db))
     return None

@@ -50,6 +50,8 @@ READ_SECONDS = 60
 PART_BYTES = 8 << 20
 PARTS = 10_000
 """As many as S3 takes of one object."""
+READS = 3
+"""How often bytes that are not what was stored are fetched, in all: what is between may have cut them."""
 RETRY_AFTER = 5.0
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist")
 
@@ -85,6 +87,19 @@ class ObjectBlobs(Blobs):
     def verify(self, sha256: str, *, again: bool = False) -> Path:
         return self._file(key_of(sha256), sha256, again=again)
 
+    def bytes_of(self, sha256: str) -> int:
+        if not self.bring_back(sha256):
+            raise ArtifactCorrupt(stored.missing(sha256))
+        with self._answering("head"):
+            return obstore.head(self._store, key_of(sha256))["size"]
+
+    def check_hash(self, sha256: str) -> None:
+        if not self.bring_back(sha256):
+            raise ArtifactCorrupt(stored.missing(sha256))
+        received = self._hash(key_of(sha256))
+        if received != sha256:
+            raise ArtifactCorrupt(stored.altered(sha256, received))
+
     def put_tree(self, prefix: str, folder: Path) -> Tree:
         uri = self._unused(_inside(prefix))
         with self._cache.temporary() as temporary:
@@ -103,14 +118,15 @@ class ObjectBlobs(Blobs):
             found = self._cache.find(key)
             if found is not None and stored.is_sound(found, sha256):
                 return found
-            with self._cache.temporary() as temporary:
-                try:
-                    self._fetch_tree(_inside(uri), temporary)
-                except FileNotFoundError as exc:
-                    raise ArtifactCorrupt(stored.incomplete(uri, sha256)) from exc
-                if not stored.is_sound(temporary, sha256):
-                    raise ArtifactCorrupt(stored.incomplete(uri, sha256))
-                return self._cache.keep(temporary, key)
+            for _ in range(READS):
+                with self._cache.temporary() as temporary:
+                    try:
+                        self._fetch_tree(_inside(uri), temporary)
+                    except FileNotFoundError as exc:
+                        raise ArtifactCorrupt(stored.incomplete(uri, sha256)) from exc
+                    if stored.is_sound(temporary, sha256):
+                        return self._cache.keep(temporary, key)
+            raise ArtifactCorrupt(stored.incomplete(uri, sha256))
 
     # ── uploads ──
 
@@ -237,13 +253,13 @@ class ObjectBlobs(Blobs):
                     return found
                 self._sound.discard(sha256)
                 self._cache.drop(cached)
-            with self._cache.temporary() as folder:
-                received = self._fetch_blob(key, sha256, folder / "file")
-                if received != sha256:
-                    raise ArtifactCorrupt(stored.altered(sha256, received))
-                path = self._cache.keep(folder / "file", cached)
-            self._sound.add(sha256)
-            return path
+            for _ in range(READS):
+                with self._cache.temporary() as folder:
+                    received = self._fetch_blob(key, sha256, folder / "file")
+                    if received == sha256:
+                        self._sound.add(sha256)
+                        return self._cache.keep(folder / "file", cached)
+            raise ArtifactCorrupt(stored.altered(sha256, received))
 
     def _fetch_blob(self, key: str, sha256: str, target: Path) -> str:
         with contextlib.suppress(FileNotFoundError):
@@ -277,6 +293,13 @@ class ObjectBlobs(Blobs):
                     self.files.append(writer, bytes(chunk))
         return hashed.hexdigest()
 
+    def _hash(self, key: str) -> str:
+        hashed = hashlib.sha256()
+        with self._answering("get"):
+            for chunk in obstore.get(self._store, key).stream(min_chunk_size=CHUNK):
+                hashed.update(chunk)
+        return hashed.hexdigest()
+
     def _put(self, key: str, what: Path | bytes) -> None:
         size = len(what) if isinstance(what, bytes) else what.stat().st_size
         with self._answering("put"):
@@ -304,16 +327,16 @@ class ObjectBlobs(Blobs):
         Raises:
             ArtifactCorrupt: it says no such thing.
         """
-        with self._answering("get"), contextlib.suppress(FileNotFoundError):
-            data = bytes(obstore.get(self._store, key).bytes())
-            try:
+        for _ in range(READS):
+            with self._answering("get"):
+                try:
+                    data = bytes(obstore.get(self._store, key).bytes())
+                except FileNotFoundError:
+                    return None
+            with contextlib.suppress(ValueError, KeyError, TypeError):
                 said = orjson.loads(data)
                 return _inside(said["key"]), said["sha256"]
-            except (ValueError, KeyError, TypeError) as exc:
-                raise ArtifactCorrupt(
-                    f"The object {key} must say where an upload lies. Upload the file again."
-                ) from exc
-        return None
+        raise ArtifactCorrupt(f"The object {key} must say where an upload lies. Upload the file again.")
 
     def _unused(self, prefix: str) -> str:
         uri, count = prefix, 1

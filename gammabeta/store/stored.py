@@ -93,6 +93,22 @@ class Blobs(ABC):
         """
 
     @abstractmethod
+    def bytes_of(self, sha256: str) -> int:
+        """How many bytes are stored, by a look that reads none of them.
+
+        Raises:
+            ArtifactCorrupt: it is missing.
+        """
+
+    @abstractmethod
+    def check_hash(self, sha256: str) -> None:
+        """Read all that is stored, whatever is known of it or lies in a cache.
+
+        Raises:
+            ArtifactCorrupt: it is missing, or has another hash.
+        """
+
+    @abstractmethod
     def put_tree(self, prefix: str, folder: Path) -> Tree:
         """Store a copy of the files of a folder under `prefix`, for instance `jobs/job_01/f000001/ckpt-100`. What an
         earlier call left there stays, since a row may name it: this copy then stands beside it.

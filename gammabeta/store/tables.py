@@ -174,6 +174,7 @@ class JobRow(Table):
             text("priority DESC"),
             "created_ms",
             "id",
+            "run_after_ms",
             postgresql_where=text("state = 'queued'"),
             sqlite_where=text("state = 'queued'"),
         ),
@@ -184,6 +185,8 @@ class JobRow(Table):
             sqlite_where=text("state = 'running'"),
         ),
         Index("job_listed", "project_id", "id"),
+        Index("job_in_state", "project_id", "state", "id"),
+        Index("job_of_model", "project_id", "model", "id"),
         Index("job_dataset", "dataset_id"),
     )
 

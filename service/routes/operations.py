@@ -51,8 +51,8 @@ async def healthz() -> Health:
 @probes.head("/readyz", include_in_schema=False)
 @probes.get("/readyz")
 def readyz(context: Ctx) -> Health:
-    """Database, migrations and blobs are fine; else 503 with what is not."""
-    complaints = [*_database(context), *_blobs(context)]
+    """Database, migrations, blobs and keys are fine; else 503 with what is not."""
+    complaints = [*(_database(context) or _keys(context)), *_blobs(context)]
     if complaints:
         raise NotReady(" ".join(complaints))
     return Health()
@@ -100,4 +100,12 @@ def _blobs(context: Context) -> list[str]:
         return [error.message]
     except OSError as error:
         return [f"The blob folder {context.blobs.location} must be writable. Received: {error.strerror}."]
+    return []
+
+
+def _keys(context: Context) -> list[str]:
+    try:
+        context.keyring.check()
+    except NotReady as error:
+        return [error.message]
     return []

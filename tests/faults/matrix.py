@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.faults import (
     api_kills,
+    backups,
     bombs,
     cancels,
     claims,
@@ -20,6 +21,7 @@ from tests.faults import (
     outages,
     poison,
     protocol_model,
+    stores,
     submitters,
     upgrades,
     zombies,
@@ -43,8 +45,10 @@ MATRIX: tuple[Scenario, ...] = (
     api_kills.SCENARIO,
     clocks.SCENARIO,
     full_disks.SCENARIO,
+    stores.SCENARIO,
     contention.SCENARIO,
     bombs.SCENARIO,
     protocol_model.SCENARIO,
     upgrades.SCENARIO,
+    backups.SCENARIO,
 )

@@ -79,7 +79,7 @@ def test_an_empty_database_is_an_older_one_until_it_is_upgraded(empty: str) -> N
     migrations.upgrade(empty)
     assert migrations.standing(database) is Standing.CURRENT
     migrations.upgrade(empty)
-    assert migrations.current(database) == migrations.head() == "0004"
+    assert migrations.current(database) == migrations.head() == "0005"
     database.dispose()
 
 

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from structlog.testing import capture_logs
 
 import gammabeta
 from service.__main__ import main
+from service.keyring import Keyring
 from tests.integration.service.conftest import Service
 
 ROOT = Path(__file__).parents[3]
@@ -41,6 +43,29 @@ def test_a_blob_folder_that_cannot_be_written_is_not_ready(
         answer = blocked.http.get("/readyz")
     assert answer.status_code == 503
     assert "blob folder" in answer.json()["detail"]
+
+
+def test_a_database_that_does_not_answer_is_named_beside_blobs_that_cannot_be_written(
+    start: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "blobs").write_text("a file where the folder should be")
+    with start(home=tmp_path, database_url="postgresql://nobody@127.0.0.1:1/none") as away:
+        answer = away.http.get("/readyz")
+        assert away.http.get("/healthz").status_code == 200
+    assert answer.status_code == 503
+    assert "The database does not answer" in answer.json()["detail"]
+    assert "blob folder" in answer.json()["detail"]
+
+
+def test_keys_that_were_not_read_yet_are_not_ready(start: Callable[..., Any]) -> None:
+    with start() as early:
+        api = early.server.app.api
+        whole = api.state.context
+        api.state.context = replace(whole, keyring=Keyring(whole.database, open_without=True))
+        answer = early.http.get("/readyz")
+        api.state.context = whole
+        assert early.http.get("/readyz").status_code == 200
+    assert (answer.status_code, "keys could not be read yet" in answer.json()["detail"]) == (503, True)
 
 
 def test_the_version_is_that_of_the_package(service: Service) -> None:

@@ -185,3 +185,14 @@ def test_a_blob_that_was_nowhere_does_not_come_back(store: Store) -> None:
 def test_the_check_passes_and_there_is_no_complaint(store: Store) -> None:
     store.blobs.check()
     assert store.blobs.complaint() is None
+
+
+def test_a_blob_says_its_bytes_and_one_that_is_missing_that_it_is(store: Store, source: Path) -> None:
+    blobs = store.blobs
+    sha256, size = blobs.put_file(source)
+    blobs.set_aside(sha256)
+    assert blobs.bytes_of(sha256) == size
+    blobs.check_hash(sha256)
+    for ask in (blobs.bytes_of, blobs.check_hash):
+        with pytest.raises(ArtifactCorrupt, match="is missing"):
+            ask("ab" * 32)

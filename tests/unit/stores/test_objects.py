@@ -269,3 +269,43 @@ def test_what_was_never_completed_is_tidied_away(tmp_path: Path) -> None:
     forget(old, seconds=1_000)
     cache.tidy(seconds=500)
     assert [old.exists(), new.exists()] == [False, True]
+
+
+def test_a_check_of_a_blob_reads_the_bucket_and_not_the_cache(bucket: Bucket, source: Path) -> None:
+    bucket.blobs.put_file(source)
+    bucket.blobs.check_hash(SHA256)
+    bucket.write(KEY, DATA[:-1])
+    assert bucket.blobs.verify(SHA256, again=True).read_bytes() == DATA
+    assert bucket.blobs.bytes_of(SHA256) == len(DATA) - 1
+    with pytest.raises(ArtifactCorrupt, match="must have this hash"):
+        bucket.blobs.check_hash(SHA256)
+
+
+def test_bytes_that_something_on_the_way_has_cut_are_fetched_again(
+    bucket: Bucket, tmp_path: Path, source: Path
+) -> None:
+    class Cut(ObjectBlobs):
+        """The first read of each object ends too early, and nobody says so."""
+
+        def _fetch(self, key: str, target: Path) -> str:
+            whole = super()._fetch(key, target)
+            if key in seen:
+                return whole
+            seen.add(key)
+            os.truncate(target, target.stat().st_size // 2)
+            return hashlib.sha256(target.read_bytes()).hexdigest()
+
+    seen: set[str] = set()
+    bucket.blobs.put_file(source)
+    tree = bucket.blobs.put_tree("jobs/job_1/f000001/ckpt-1", _folder(tmp_path))
+    blobs = Cut(bucket.raw, bucket.address, Cache(tmp_path / "cut", limit_bytes=1 << 30))
+    assert blobs.path(SHA256).read_bytes() == DATA
+    assert (blobs.tree(tree.uri, tree.sha256) / "weights").read_bytes() == b"weights"
+    assert KEY in seen
+
+
+def _folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "made"
+    folder.mkdir()
+    (folder / "weights").write_bytes(b"weights")
+    return folder
