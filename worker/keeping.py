@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from gammabeta import failpoints, logs
@@ -84,14 +85,27 @@ def drop_if_ended(db: Database, blobs: Blobs, job_id: str) -> bool:
         row = session.get(JobRow, job_id)
         if row is None or not JobState(row.state).terminal or _goes_on_if_retried(session, row):
             return False
-        fence = row.fence
+        fence, ingested = row.fence, row.dataset_id if row.kind == jobs.INGEST else None
         checkpoints.forget(session, job_id, fence=fence)
-        # Inside the transaction, so that the file of a second upload, which comes to the same place, is not taken.
-        if row.kind == jobs.INGEST and row.dataset_id and datasets.upload_is_read(session, row.dataset_id):
-            blobs.delete_upload(row.dataset_id)
+    if ingested is not None:
+        _drop_upload(db, blobs, ingested, partial(datasets.upload_is_read, dataset_id=ingested))
     failpoints.reached(Failpoint.CLEANUP_MID)
     _drop_attempts(blobs, job_id, fence)
     return True
+
+
+def _drop_upload(db: Database, blobs: Blobs, dataset_id: str, over: Callable[[Session], bool]) -> None:
+    """Remove the file of a data set, if `over` says that it is of no use."""
+    # Asked for outside the transaction: a store that is silent is found out before anybody has to wait for its end.
+    keys = blobs.upload_keys(dataset_id)
+    with db.write() as session:
+        if not over(session):
+            return
+        # Within it, so that the file of a second upload, which comes to the same place, is not taken.
+        for key in keys[:1]:
+            blobs.delete(key)
+    for key in keys[1:]:
+        blobs.delete(key)
 
 
 def _goes_on_if_retried(session: Session, row: JobRow) -> bool:
@@ -141,10 +155,9 @@ def _sweep_orphans(db: Database, blobs: Blobs, *, seconds: float) -> None:
 
 
 def _sweep_upload(db: Database, blobs: Blobs, upload: Kept, *, seconds: float) -> None:
-    with db.write() as session:
+    def over(session: Session) -> bool:
         if session.get(DatasetRow, upload.name) is not None:
-            over = datasets.upload_is_read(session, upload.name)
-        else:  # still being received, deleted, or in its place before its data set is committed
-            over = upload.age > seconds
-        if over:
-            blobs.delete_upload(upload.name)
+            return datasets.upload_is_read(session, upload.name)
+        return upload.age > seconds  # still being received, deleted, or in its place before its data set is committed
+
+    _drop_upload(db, blobs, upload.name, over)

@@ -103,8 +103,8 @@ class FolderBlobs(Blobs):
             self.files.make_folders(path.parent)
         return path
 
-    def delete_upload(self, dataset_id: str) -> None:
-        self.delete(f"uploads/{dataset_id}")
+    def upload_keys(self, dataset_id: str) -> list[str]:
+        return [f"uploads/{dataset_id}"]
 
     def names(self, prefix: str) -> list[str]:
         return sorted(path.name for path in self._inside(prefix).glob("*"))

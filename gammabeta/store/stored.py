@@ -149,8 +149,14 @@ class Blobs(ABC):
         """
 
     @abstractmethod
+    def upload_keys(self, dataset_id: str) -> list[str]:
+        """What is stored of the raw file of a data set. Without the first of them there is no such file. Empty where
+        there is none already."""
+
     def delete_upload(self, dataset_id: str) -> None:
         """Remove the raw file of a data set. Nothing happens where there is none."""
+        for key in self.upload_keys(dataset_id):
+            self.delete(key)
 
     # ── sweeping ──
 

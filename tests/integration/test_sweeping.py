@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gammabeta.store import jobs, publishing
-from gammabeta.store.blobs import open_blobs
+from gammabeta.store import datasets, jobs, publishing
+from gammabeta.store.blobs import FolderBlobs, open_blobs
 from gammabeta.store.engine import Database
 from gammabeta.store.settings import StoreSettings
 from gammabeta.store.stored import ASIDE, Blobs
@@ -119,3 +119,32 @@ def test_checkpoints_and_uploads_that_nobody_needs_go_from_either_store(
         jobs.request_cancel(session, DEFAULT_PROJECT, held.job_id)
     keeping.sweep(db, stored, seconds=-60)
     assert [*stored.names("jobs"), *stored.listed("uploads"), *stored.listed("incoming")] == []
+
+
+class Remote(FolderBlobs):
+    """Keeps an upload as a bucket does, and where a bucket may take its time, the database has to be free."""
+
+    db: Database
+
+    def upload_keys(self, dataset_id: str) -> list[str]:
+        self._be_free(dataset_id)
+        return [f"uploads/{dataset_id}", f"incoming/{dataset_id}"]
+
+    def delete(self, key: str) -> None:
+        if key.startswith("incoming/"):
+            self._be_free(key.rpartition("/")[2])
+        super().delete(key)
+
+    def _be_free(self, dataset_id: str) -> None:
+        with self.db.write() as session:
+            datasets.upload_is_read(session, dataset_id)
+
+
+def test_nobody_waits_for_the_database_while_a_store_is_asked_for_an_upload(db: Database, tmp_path: Path) -> None:
+    blobs, read = Remote(tmp_path / "blobs"), dataset(db, "read")
+    blobs.db = db
+    for key in (f"uploads/{read}", f"incoming/{read}", "uploads/ds_gone", "incoming/ds_gone"):
+        (tmp_path / "blobs" / key).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "blobs" / key).touch()
+    keeping.sweep(db, blobs, seconds=-60)
+    assert [*blobs.listed("uploads"), *blobs.listed("incoming")] == []
