@@ -30,13 +30,14 @@ from gammabeta.store.engine import Database
 from gammabeta.store.stored import Blobs
 from service import access, openapi, problems
 from service.background import running
-from service.backlog import Backlog
+from service.backlog import backlog
 from service.dependencies import Context
 from service.events import Tailer
 from service.guard import Guard
 from service.keyring import Keyring
 from service.limits import BodyLimits
 from service.openinference import routes as openinference
+from service.readiness import Readiness
 from service.routes import datasets, jobs, keys, models, networks, operations, predict, workers
 from service.runtime.batching import Limits
 from service.runtime.loading import Models, Preparing
@@ -145,7 +146,8 @@ def _open(settings: ServiceSettings, traffic: Traffic) -> Context:
         keyring=Keyring(database, open_without=settings.on_loopback, on_change=tailer.look_up),
         upgrades=Upgrades(database),
         traffic=traffic,
-        backlog=Backlog(database),
+        backlog=backlog(database),
+        readiness=Readiness(database, blobs),
     )
 
 

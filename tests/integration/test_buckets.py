@@ -131,11 +131,12 @@ def test_a_service_whose_bucket_is_away_starts_and_says_that_it_is_not_ready(sho
 
             def unready() -> httpx.Response | None:
                 try:
-                    return http.get("/readyz")
+                    answer = http.get("/readyz")
                 except httpx.TransportError:
                     return None
+                return answer if "did not do" in answer.text else None
 
-            answer = until(unready, "the service to answer")
+            answer = until(unready, "the service to say why")
     assert answer.status_code == 503
     assert answer.headers["Retry-After"]
     assert "must answer, and did not do: put" in answer.json()["detail"]

@@ -4,7 +4,9 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from structlog.testing import capture_logs
 
 import gammabeta
 from service.__main__ import main
+from tests.buckets import S3, silent
 from tests.integration.service.conftest import Service
 
 ROOT = Path(__file__).parents[3]
@@ -41,6 +44,21 @@ def test_a_blob_folder_that_cannot_be_written_is_not_ready(
         answer = blocked.http.get("/readyz")
     assert answer.status_code == 503
     assert "blob folder" in answer.json()["detail"]
+
+
+def test_a_bucket_that_is_silent_keeps_no_route_from_answering(
+    start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with silent() as endpoint:
+        for name, value in S3(endpoint).environment.items():
+            monkeypatch.setenv(name, value)
+        with start(blobs="s3://weights/x") as cut_off, ThreadPoolExecutor(45) as probes:
+            asked = [probes.submit(cut_off.http.get, "/readyz") for _ in range(45)]
+            begun = time.monotonic()
+            assert cut_off.http.get("/v1/jobs").status_code == 200
+            assert time.monotonic() - begun < 2
+            assert {each.result().status_code for each in asked} == {503}
+            assert time.monotonic() - begun < 6
 
 
 def test_the_version_is_that_of_the_package(service: Service) -> None:
