@@ -12,13 +12,13 @@ from functools import partial
 from pathlib import Path
 
 from gammabeta import failpoints, logs
-from gammabeta.errors import ArtifactCorrupt
+from gammabeta.errors import ArtifactCorrupt, NoSpace, NotReady
 from gammabeta.failpoints import Failpoint
 from gammabeta.schemas.jobs import JobState
 from gammabeta.store import checkpoints, datasets, jobs, references
 from gammabeta.store.engine import Database, Session
 from gammabeta.store.jobs import Claim
-from gammabeta.store.stored import ASIDE, Blobs, Kept
+from gammabeta.store.stored import ASIDE, Blobs, Kept, is_hash
 from gammabeta.store.tables import DatasetRow, JobRow, now_ms
 from worker.deadlines import EXCEEDED
 
@@ -130,7 +130,7 @@ def sweep(db: Database, blobs: Blobs, *, seconds: float = FORGOTTEN_SECONDS) -> 
     for job_id in blobs.names("jobs"):
         drop_if_ended(db, blobs, job_id)
     for upload in list(blobs.listed("uploads")):
-        _sweep_upload(db, blobs, upload, seconds=seconds)
+        _by_itself("upload not removed", upload, partial(_sweep_upload, db, blobs, upload, seconds=seconds))
     _sweep_orphans(db, blobs, seconds=seconds)
     blobs.tidy(seconds=seconds)
 
@@ -138,20 +138,45 @@ def sweep(db: Database, blobs: Blobs, *, seconds: float = FORGOTTEN_SECONDS) -> 
 def _sweep_orphans(db: Database, blobs: Blobs, *, seconds: float) -> None:
     """Set aside the blobs that no row names, and remove what has been aside for as long. `stored.py` says why nothing
     that is published meanwhile is lost: what is old is listed first, and the rows are read after that."""
-    aside = [kept.key for kept in blobs.listed(ASIDE) if kept.age > seconds]
-    old = [kept.name for kept in blobs.listed("sha256") if kept.age > seconds]
+    aside = [kept for kept in blobs.listed(ASIDE) if kept.age > seconds and is_hash(kept.folder)]
+    old = [kept for kept in blobs.listed("sha256") if kept.age > seconds and is_hash(kept.name)]
     with db.read() as session:
         named = references.named_blobs(session)
-    for key in aside:
-        _, sha256, _ = key.split("/")
-        if sha256 in named:
-            blobs.bring_back(sha256)
-        blobs.delete(key)
-        blobs.drop_empty(f"{ASIDE}/{sha256}")
-    for sha256 in old:
-        if sha256 not in named:
-            log.info("blob set aside", sha256=sha256)
-            blobs.set_aside(sha256)
+    for kept in aside:
+        _by_itself("not removed", kept, partial(_remove_for_good, blobs, kept, named))
+    for kept in old:
+        if kept.name not in named:
+            _by_itself("not set aside", kept, partial(_set_aside, blobs, kept, seconds=seconds))
+
+
+def _remove_for_good(blobs: Blobs, aside: Kept, named: set[str]) -> None:
+    if aside.folder in named:
+        blobs.bring_back(aside.folder)
+    blobs.delete(aside.key)
+    blobs.drop_empty(f"{ASIDE}/{aside.folder}")
+
+
+def _set_aside(blobs: Blobs, kept: Kept, *, seconds: float) -> None:
+    age = blobs.age(kept.key)  # the listing may be long ago, and somebody have stored it again and handed it out
+    if age is not None and age > seconds:
+        log.info("blob set aside", sha256=kept.name)
+        blobs.set_aside(kept.name)
+
+
+def _by_itself(otherwise: str, kept: Kept, chore: Callable[[], None]) -> None:
+    """Do it for one of many: where it cannot be done, for whatever reason of its own, the others have their turn.
+
+    Raises:
+        NotReady, NoSpace: the others could not be done either.
+    """
+    try:
+        chore()
+    except ArtifactCorrupt as error:
+        log.warning(otherwise, key=kept.key, why=str(error))
+    except (NotReady, NoSpace):
+        raise
+    except Exception:
+        log.exception(otherwise, key=kept.key)
 
 
 def _sweep_upload(db: Database, blobs: Blobs, upload: Kept, *, seconds: float) -> None:

@@ -117,6 +117,9 @@ class FolderBlobs(Blobs):
                 if age is not None:
                     yield Kept(key=path.relative_to(self.root).as_posix(), age=age)
 
+    def age(self, key: str) -> float | None:
+        return _age(self._inside(key))
+
     def delete(self, key: str) -> None:
         self.files.remove(self._inside(key))
 
@@ -141,7 +144,8 @@ class FolderBlobs(Blobs):
             if path.is_file():
                 break
             with contextlib.suppress(FileNotFoundError):  # another reader was faster
-                self._publish(aside, path)
+                if stored.digest(aside) == sha256:
+                    self._publish(aside, path)
         return path.is_file()
 
     def tidy(self, *, seconds: float) -> None:

@@ -154,7 +154,10 @@ class ObjectBlobs(Blobs):
 
     def upload_keys(self, dataset_id: str) -> list[str]:
         key = _inside(f"uploads/{dataset_id}")
-        pointer = self._pointer(key)
+        try:
+            pointer = self._pointer(key)
+        except ArtifactCorrupt:  # then it names nothing
+            return [key]
         return [] if pointer is None else [key, pointer[0]]
 
     # ── sweeping ──
@@ -171,6 +174,11 @@ class ObjectBlobs(Blobs):
             for chunk in obstore.list(self._small, _inside(prefix), chunk_size=1_000):
                 for each in chunk:
                     yield Kept(key=each["path"], age=(now - each["last_modified"]).total_seconds())
+
+    def age(self, key: str) -> float | None:
+        with self._answering("head"), contextlib.suppress(FileNotFoundError):
+            return (datetime.now(UTC) - obstore.head(self._small, key)["last_modified"]).total_seconds()
+        return None
 
     def delete(self, key: str) -> None:
         with self._answering("delete"), contextlib.suppress(FileNotFoundError):
@@ -196,9 +204,10 @@ class ObjectBlobs(Blobs):
         if self._exists(key):
             return True
         for aside in self.listed(f"{ASIDE}/{sha256}"):
-            with contextlib.suppress(FileNotFoundError):  # its day was over
-                self._copy(aside.key, key)
-                return True
+            with contextlib.suppress(FileNotFoundError), self._cache.temporary() as folder:  # its day was over
+                if self._fetch(aside.key, folder / "file") == sha256:
+                    self._copy(aside.key, key)
+                    return True
         return False
 
     def tidy(self, *, seconds: float) -> None:
@@ -206,7 +215,7 @@ class ObjectBlobs(Blobs):
         old = [kept.key for kept in self.listed("incoming") if kept.age > seconds]
         if old:
             # Asked after what is old was listed: a file is named within the request that brings it, or never.
-            named = {pointer[0] for kept in self.listed("uploads") if (pointer := self._pointer(kept.key))}
+            named = {key for kept in self.listed("uploads") for key in self.upload_keys(kept.name)}
             for key in old:
                 if key not in named:
                     self.delete(key)

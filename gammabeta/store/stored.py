@@ -14,9 +14,9 @@ How a blob that nobody needs goes, although somebody may store the same content 
                                      a reader misses it ◄──┘
 
 What is old is listed first, and rows are asked after that: whoever stored the content before the listing made it young,
-whoever committed before the question has named it. Who does both in between finds, at worst, his blob set aside after
-he stored it. It stays there for a day, a row names it by then, and the first reader brings it back. No lock is needed,
-and nobody who publishes waits for a sweep.
+whoever committed before the question has named it. How old it is is looked at once more just before it goes. Who does
+all of it at that moment finds, at worst, his blob set aside after he stored it. It stays there for a day, a row names
+it by then, and the first reader brings it back. No lock is needed, and nobody who publishes waits for a sweep.
 """
 
 from __future__ import annotations
@@ -55,6 +55,11 @@ class Kept:
     def name(self) -> str:
         """The last part of the key."""
         return self.key.rpartition("/")[2]
+
+    @property
+    def folder(self) -> str:
+        """The part before that."""
+        return self.key.split("/")[-2]
 
 
 class Blobs(ABC):
@@ -169,6 +174,10 @@ class Blobs(ABC):
         """Every file under a prefix, at any depth."""
 
     @abstractmethod
+    def age(self, key: str) -> float | None:
+        """For how many seconds nobody has written to a file. None: there is none."""
+
+    @abstractmethod
     def delete(self, key: str) -> None:
         """Remove a file. Nothing happens where there is none."""
 
@@ -186,7 +195,8 @@ class Blobs(ABC):
 
     @abstractmethod
     def bring_back(self, sha256: str) -> bool:
-        """Put a blob that was set aside where it was, if it is missing. Whether it is there now."""
+        """Put a blob that was set aside where it was, if it is missing and the copy has its hash. Whether it is there
+        now."""
 
     @abstractmethod
     def tidy(self, *, seconds: float) -> None:
@@ -212,6 +222,11 @@ class Blobs(ABC):
 def key_of(sha256: str) -> str:
     """Where the blob of this hash lies."""
     return f"sha256/{sha256[:2]}/{sha256}"
+
+
+def is_hash(name: str) -> bool:
+    """Whether it may be the name of a blob. Others leave files of their own everywhere: .DS_Store, .nfs…"""
+    return len(name) == 64 and not name.strip("0123456789abcdef")
 
 
 def digest(path: Path) -> str:

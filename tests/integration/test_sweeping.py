@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import obstore
 import pytest
+from obstore.store import from_url
 
 from gammabeta.store import datasets, jobs, publishing
 from gammabeta.store.blobs import FolderBlobs, open_blobs
 from gammabeta.store.engine import Database
 from gammabeta.store.settings import StoreSettings
-from gammabeta.store.stored import ASIDE, Blobs
+from gammabeta.store.stored import ASIDE, Blobs, Kept
 from gammabeta.store.tables import DEFAULT_PROJECT, DatasetRow
 from tests.buckets import S3
 from tests.integration.samples import TTL, attempt, claim, claimed, dataset, publication, submit
@@ -119,6 +123,53 @@ def test_checkpoints_and_uploads_that_nobody_needs_go_from_either_store(
         jobs.request_cancel(session, DEFAULT_PROJECT, held.job_id)
     keeping.sweep(db, stored, seconds=-60)
     assert [*stored.names("jobs"), *stored.listed("uploads"), *stored.listed("incoming")] == []
+
+
+def leave(blobs: Blobs, key: str, data: bytes) -> None:
+    """What others have left in the store."""
+    if isinstance(blobs, FolderBlobs):
+        (blobs.root / key).parent.mkdir(parents=True, exist_ok=True)
+        (blobs.root / key).write_bytes(data)
+    else:
+        obstore.put(from_url(blobs.location, client_options={"allow_http": True}), key, data)
+
+
+def test_what_others_leave_in_a_store_keeps_nothing_from_going(db: Database, stored: Blobs, tmp_path: Path) -> None:
+    orphan = put(stored, tmp_path, "nobody")
+    strays = ["aside/.DS_Store", "aside/not-a-hash/.nfs01", "sha256/.DS_Store", "sha256/ab/readme.txt"]
+    for key in strays:
+        leave(stored, key, b"stray")
+    leave(stored, "uploads/ds_bad", b"garbage")
+    leave(stored, "incoming/token", b"cut off")
+    keeping.sweep(db, stored, seconds=-60)
+    assert places(stored, orphan) == [ASIDE]
+    keeping.sweep(db, stored, seconds=-60)
+    assert places(stored, orphan) == []
+    assert list(stored.listed("uploads")) == []
+    assert sorted(kept.key for prefix in ("aside", "sha256") for kept in stored.listed(prefix)) == strays
+    if not isinstance(stored, FolderBlobs):
+        assert list(stored.listed("incoming")) == []
+
+
+def test_what_was_stored_again_since_it_was_listed_as_old_is_not_set_aside(db: Database, tmp_path: Path) -> None:
+    class Again(FolderBlobs):
+        def listed(self, prefix: str) -> Iterator[Kept]:
+            for kept in list(super().listed(prefix)):
+                put(self, tmp_path, "weights")
+                yield kept
+
+    blobs = Again(tmp_path / "blobs")
+    sha256 = put(blobs, tmp_path, "weights")
+    os.utime(blobs.path(sha256), (0, 0))
+    keeping.sweep(db, blobs)
+    assert places(FolderBlobs(tmp_path / "blobs"), sha256) == ["sha256"]
+
+
+def test_of_several_copies_aside_a_sound_one_comes_back(stored: Blobs, tmp_path: Path) -> None:
+    sha256 = put(stored, tmp_path, "weights")
+    stored.set_aside(sha256)
+    leave(stored, f"aside/{sha256}/0-rotten", b"rotten")
+    assert stored.path(sha256).read_text() == "weights"
 
 
 class Remote(FolderBlobs):
