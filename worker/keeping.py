@@ -123,19 +123,38 @@ def _drop_attempts(blobs: Blobs, job_id: str, fence: int) -> None:
     blobs.drop_empty(f"jobs/{job_id}")  # another attempt's folder may be in it
 
 
-def sweep(db: Database, blobs: Blobs, *, seconds: float = FORGOTTEN_SECONDS) -> None:
+def _never() -> bool:
+    return False
+
+
+def sweep(
+    db: Database,
+    blobs: Blobs,
+    *,
+    seconds: float = FORGOTTEN_SECONDS,
+    orphans: bool = True,
+    over: Callable[[], bool] = _never,
+) -> None:
     """Remove what nobody is going to need: of jobs that ended without their worker, such as those cancelled while they
     waited, files that no job is going to read, blobs that no row names, and what programs that were killed had begun to
-    write. `seconds`: how long nobody must have touched what no row tells of."""
+    write. `seconds`: how long nobody must have touched what no row tells of. `orphans`: look for blobs too, of which it
+    takes a list. `over` is asked between two removals, and ends it."""
     for job_id in blobs.names("jobs"):
+        if over():
+            return
         drop_if_ended(db, blobs, job_id)
     for upload in list(blobs.listed("uploads")):
+        if over():
+            return
         _by_itself("upload not removed", upload, partial(_sweep_upload, db, blobs, upload, seconds=seconds))
-    _sweep_orphans(db, blobs, seconds=seconds)
+    if orphans:
+        _sweep_orphans(db, blobs, seconds=seconds, over=over)
+    if over():
+        return
     blobs.tidy(seconds=seconds)
 
 
-def _sweep_orphans(db: Database, blobs: Blobs, *, seconds: float) -> None:
+def _sweep_orphans(db: Database, blobs: Blobs, *, seconds: float, over: Callable[[], bool]) -> None:
     """Set aside the blobs that no row names, and remove what has been aside for as long. `stored.py` says why nothing
     that is published meanwhile is lost: what is old is listed first, and the rows are read after that."""
     aside = [kept for kept in blobs.listed(ASIDE) if kept.age > seconds and is_hash(kept.folder)]
@@ -143,8 +162,12 @@ def _sweep_orphans(db: Database, blobs: Blobs, *, seconds: float) -> None:
     with db.read() as session:
         named = references.named_blobs(session)
     for kept in aside:
+        if over():
+            return
         _by_itself("not removed", kept, partial(_remove_for_good, blobs, kept, named))
     for kept in old:
+        if over():
+            return
         if kept.name not in named:
             _by_itself("not set aside", kept, partial(_set_aside, blobs, kept, seconds=seconds))
 

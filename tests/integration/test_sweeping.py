@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,15 +11,17 @@ import obstore
 import pytest
 from obstore.store import from_url
 
-from gammabeta.store import datasets, jobs, publishing
+from gammabeta.store import datasets, jobs, publishing, workers
 from gammabeta.store.blobs import FolderBlobs, open_blobs
 from gammabeta.store.engine import Database
 from gammabeta.store.settings import StoreSettings
 from gammabeta.store.stored import ASIDE, Blobs, Kept
 from gammabeta.store.tables import DEFAULT_PROJECT, DatasetRow
 from tests.buckets import S3
+from tests.integration.databases import Clock
 from tests.integration.samples import TTL, attempt, claim, claimed, dataset, publication, submit
 from worker import keeping
+from worker.sweeping import Sweeper
 
 
 @pytest.fixture(params=["folder", "bucket"])
@@ -199,3 +202,48 @@ def test_nobody_waits_for_the_database_while_a_store_is_asked_for_an_upload(db: 
         (tmp_path / "blobs" / key).touch()
     keeping.sweep(db, blobs, seconds=-60)
     assert [*blobs.listed("uploads"), *blobs.listed("incoming")] == []
+
+
+class Watched(FolderBlobs):
+    """Says what was listed, and when a sweep is at its end."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.prefixes: list[str] = []
+        self.tidied = threading.Event()
+
+    def listed(self, prefix: str) -> Iterator[Kept]:
+        self.prefixes.append(prefix)
+        return super().listed(prefix)
+
+    def tidy(self, *, seconds: float) -> None:
+        super().tidy(seconds=seconds)
+        self.tidied.set()
+
+
+def swept(db: Database, blobs: Watched, worker_id: str) -> list[str]:
+    """What the first sweep of a worker lists."""
+    draining = threading.Event()
+    sweeper = Sweeper(db, blobs, worker_id=worker_id, draining=draining)
+    sweeper.start()
+    assert blobs.tidied.wait(10)
+    draining.set()
+    sweeper.stop()
+    assert not sweeper.is_alive()
+    return blobs.prefixes
+
+
+def test_of_several_workers_one_looks_for_blobs_that_no_row_names(db: Database, tmp_path: Path, clock: Clock) -> None:
+    for worker_id in ("w2", "w1"):
+        with db.write() as session:
+            workers.register(session, worker_id, hostname="h", pid=1, devices=["cpu"], slots={})
+        clock.advance(1)
+    assert swept(db, Watched(tmp_path / "blobs"), "w1") == ["uploads"]
+    assert swept(db, Watched(tmp_path / "blobs"), "w2") == ["uploads", ASIDE, "sha256"]
+
+
+def test_a_sweep_ends_between_two_removals_when_the_worker_drains(db: Database, stored: Blobs, tmp_path: Path) -> None:
+    several = [put(stored, tmp_path, str(number)) for number in range(3)]
+    asked = iter((False, True, True))
+    keeping.sweep(db, stored, seconds=-60, over=lambda: next(asked))
+    assert sorted(place for sha256 in several for place in places(stored, sha256)) == [ASIDE, "sha256", "sha256"]
