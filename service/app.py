@@ -28,7 +28,7 @@ from gammabeta.store import events
 from gammabeta.store.blobs import open_blobs
 from gammabeta.store.engine import Database
 from gammabeta.store.stored import Blobs
-from service import access, openapi, problems
+from service import access, openapi, problems, tidying
 from service.background import running
 from service.backlog import backlog
 from service.dependencies import Context
@@ -121,7 +121,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     with suppress(NotReady):  # /readyz says why, and the watch goes on trying
         await anyio.to_thread.run_sync(context.keyring.refresh)
     try:
-        async with running(watch, watch_keys, context.tailer.run, watch_schema):
+        async with running(watch, watch_keys, context.tailer.run, watch_schema, partial(tidying.run, context)):
             yield
     finally:
         context.predictor.close()

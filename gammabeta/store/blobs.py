@@ -153,6 +153,9 @@ class FolderBlobs(Blobs):
             if (_age(self.root / "tmp" / name) or 0) > seconds:
                 self.delete_prefix(f"tmp/{name}")
 
+    def tidy_here(self, *, seconds: float) -> None:
+        """All is in the folder, which the workers tidy."""
+
     def check(self) -> None:
         with self._temporary() as folder:
             self.files.write(folder / "file", b"gammabeta")

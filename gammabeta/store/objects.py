@@ -211,7 +211,7 @@ class ObjectBlobs(Blobs):
         return False
 
     def tidy(self, *, seconds: float) -> None:
-        self._cache.tidy(seconds=seconds)
+        self.tidy_here(seconds=seconds)
         old = [kept.key for kept in self.listed("incoming") if kept.age > seconds]
         if old:
             # Asked after what is old was listed: a file is named within the request that brings it, or never.
@@ -219,6 +219,9 @@ class ObjectBlobs(Blobs):
             for key in old:
                 if key not in named:
                     self.delete(key)
+
+    def tidy_here(self, *, seconds: float) -> None:
+        self._cache.tidy(seconds=seconds)
 
     # ── whether it works ──
 

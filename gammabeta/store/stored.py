@@ -202,6 +202,14 @@ class Blobs(ABC):
     def tidy(self, *, seconds: float) -> None:
         """Remove what programs that were killed had begun to write so long ago or longer."""
 
+    @abstractmethod
+    def tidy_here(self, *, seconds: float) -> None:
+        """The same of what they had begun to receive on this machine alone.
+
+        Raises:
+            NoSpace.
+        """
+
     # ── whether it works ──
 
     @abstractmethod

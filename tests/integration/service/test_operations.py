@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from structlog.testing import capture_logs
 import gammabeta
 from service.__main__ import main
 from tests.buckets import S3, silent
-from tests.integration.service.conftest import Service
+from tests.integration.service.conftest import Service, eventually
 
 ROOT = Path(__file__).parents[3]
 
@@ -59,6 +60,21 @@ def test_a_bucket_that_is_silent_keeps_no_route_from_answering(
             assert time.monotonic() - begun < 2
             assert {each.result().status_code for each in asked} == {503}
             assert time.monotonic() - begun < 6
+
+
+def test_what_a_killed_service_had_begun_to_receive_goes_from_its_machine(
+    start: Callable[..., Any], migrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(migrated, tmp_path / "gammabeta.db")
+    left = tmp_path / "cache" / "tmp" / "ds_1.part"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    os.utime(left, (0, 0))
+    with silent() as endpoint:
+        for name, value in S3(endpoint).environment.items():
+            monkeypatch.setenv(name, value)
+        with start(home=tmp_path, blobs="s3://weights/x"):
+            eventually(lambda: not left.exists())
 
 
 def test_the_version_is_that_of_the_package(service: Service) -> None:
