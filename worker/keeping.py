@@ -15,7 +15,7 @@ from gammabeta import failpoints, logs
 from gammabeta.errors import ArtifactCorrupt, NoSpace, NotReady
 from gammabeta.failpoints import Failpoint
 from gammabeta.schemas.jobs import JobState
-from gammabeta.store import checkpoints, datasets, jobs, references
+from gammabeta.store import checkpoints, datasets, jobs, ownership, references
 from gammabeta.store.engine import Database, Session
 from gammabeta.store.jobs import Claim
 from gammabeta.store.stored import ASIDE, Blobs, Kept, is_hash
@@ -139,6 +139,8 @@ def sweep(
     waited, files that no job is going to read, blobs that no row names, and what programs that were killed had begun to
     write. `seconds`: how long nobody must have touched what no row tells of. `orphans`: look for blobs too, of which it
     takes a list. `over` is asked between two removals, and ends it."""
+    if not _is_ours(db, blobs):
+        return
     for job_id in blobs.names("jobs"):
         if over():
             return
@@ -152,6 +154,16 @@ def sweep(
     if over():
         return
     blobs.tidy(seconds=seconds)
+
+
+def _is_ours(db: Database, blobs: Blobs) -> bool:
+    """Whether the store is that of this database. Otherwise each blob in it would seem to be of use to nobody."""
+    with db.read() as session:
+        identity = ownership.identity(session)
+    owner = blobs.owned(identity)
+    if owner != identity:
+        log.error("not swept: the store belongs to another database", store=blobs.location, owner=owner, this=identity)
+    return owner == identity
 
 
 def _sweep_orphans(db: Database, blobs: Blobs, *, seconds: float, over: Callable[[], bool]) -> None:

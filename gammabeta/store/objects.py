@@ -6,6 +6,7 @@
     uploads/<data set>                            which of those are the data set's: a few bytes, written within it
     aside/<64 hex digits>/<token>                 what no row names, for a day
     check                                         whether something can be written
+    owner                                         whose all of it is
 
 An object is there whole or not at all, so that a name is all it takes. Every byte that comes from the bucket is hashed
 on its way into the cache, and refused where it is not what was stored. Errors that may pass are tried again by obstore
@@ -36,7 +37,7 @@ from gammabeta.errors import ArtifactCorrupt, NotReady, NotSupported
 from gammabeta.files import CHUNK
 from gammabeta.store import stored
 from gammabeta.store.caches import Cache
-from gammabeta.store.stored import ASIDE, MANIFEST, Blobs, Kept, Tree, key_of
+from gammabeta.store.stored import ASIDE, MANIFEST, OWNER, Blobs, Kept, Tree, key_of
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
@@ -161,6 +162,12 @@ class ObjectBlobs(Blobs):
         return [] if pointer is None else [key, pointer[0]]
 
     # ── sweeping ──
+
+    def owned(self, owner: str) -> str:
+        with self._answering("get"), contextlib.suppress(FileNotFoundError):
+            return bytes(obstore.get(self._small, OWNER).bytes()).decode()
+        self._put(OWNER, owner.encode())
+        return owner
 
     def names(self, prefix: str) -> list[str]:
         with self._answering("list"):

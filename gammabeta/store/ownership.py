@@ -1,7 +1,7 @@
 """Which database a store of bytes belongs to: what no row of it names is removed, so no other may take it for its own.
 
-    first sweep ──► `owner` in the store ──► every sweep compares
-                                         └──► another database's: nothing is removed
+first sweep ──► `owner` in the store ──► every sweep compares
+                                     └──► another database's: nothing is removed
 """
 
 from __future__ import annotations

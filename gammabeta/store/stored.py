@@ -33,6 +33,7 @@ from gammabeta.files import Files
 
 MANIFEST = "manifest.json"
 ASIDE = "aside"
+OWNER = "owner"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +165,10 @@ class Blobs(ABC):
             self.delete(key)
 
     # ── sweeping ──
+
+    @abstractmethod
+    def owned(self, owner: str) -> str:
+        """Whose the store is. One that is nobody's, as those of earlier versions are, is this owner's from now on."""
 
     @abstractmethod
     def names(self, prefix: str) -> list[str]:

@@ -11,7 +11,7 @@ import obstore
 import pytest
 from obstore.store import from_url
 
-from gammabeta.store import datasets, jobs, publishing, workers
+from gammabeta.store import datasets, jobs, ownership, publishing, workers
 from gammabeta.store.blobs import FolderBlobs, open_blobs
 from gammabeta.store.engine import Database
 from gammabeta.store.settings import StoreSettings
@@ -247,3 +247,25 @@ def test_a_sweep_ends_between_two_removals_when_the_worker_drains(db: Database, 
     asked = iter((False, True, True))
     keeping.sweep(db, stored, seconds=-60, over=lambda: next(asked))
     assert sorted(place for sha256 in several for place in places(stored, sha256)) == [ASIDE, "sha256", "sha256"]
+
+
+def test_a_store_that_belongs_to_another_database_is_left_as_it_is(db: Database, stored: Blobs, tmp_path: Path) -> None:
+    """A worker with another GAMMABETA_DATABASE_URL, whose rows name none of the blobs."""
+    early, late = put(stored, tmp_path, "early"), put(stored, tmp_path, "late")
+    leave(stored, "uploads/ds_gone", b"a file")
+    with db.read() as session:
+        mine = ownership.identity(session)
+    assert stored.owned("database of 1") == "database of 1" != mine
+    keeping.sweep(db, stored, seconds=-60)
+    assert [places(stored, sha256) for sha256 in (early, late)] == [["sha256"], ["sha256"]]
+    assert [kept.name for kept in stored.listed("uploads")] == ["ds_gone"]
+
+
+def test_a_store_without_an_owner_becomes_that_of_the_database_that_sweeps_it_first(
+    db: Database, stored: Blobs, tmp_path: Path
+) -> None:
+    orphan = put(stored, tmp_path, "nobody")
+    keeping.sweep(db, stored, seconds=-60)
+    assert places(stored, orphan) == [ASIDE]
+    with db.read() as session:
+        assert stored.owned("database of 1") == ownership.identity(session)
