@@ -28,9 +28,9 @@ from gammabeta.store import events
 from gammabeta.store.blobs import open_blobs
 from gammabeta.store.engine import Database
 from gammabeta.store.stored import Blobs
-from service import access, openapi, problems
+from service import access, openapi, problems, tidying
 from service.background import running
-from service.backlog import Backlog
+from service.backlog import backlog
 from service.dependencies import Context
 from service.events import Tailer
 from service.guard import Guard
@@ -38,6 +38,7 @@ from service.keyring import Keyring
 from service.limits import BodyLimits
 from service.openinference import routes as openinference
 from service.ranges import OneRange
+from service.readiness import Readiness
 from service.routes import datasets, jobs, keys, models, networks, operations, predict, workers
 from service.runtime.batching import Limits
 from service.runtime.loading import Models, Preparing
@@ -133,7 +134,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     with suppress(NotReady):  # /readyz says why, and the watch goes on trying
         await anyio.to_thread.run_sync(context.keyring.refresh)
     try:
-        async with running(watch, watch_keys, watch_use, context.tailer.run, watch_schema):
+        async with running(
+            watch, watch_keys, watch_use, context.tailer.run, watch_schema, partial(tidying.run, context)
+        ):
             yield
     finally:
         context.predictor.close()
@@ -148,6 +151,7 @@ def _open(settings: ServiceSettings, traffic: Traffic) -> Context:
             return [events.to_schema(row) for row in events.events_after(session, cursors)]
 
     tailer = Tailer(fetch, every=settings.watch_seconds)
+    keyring = Keyring(database, open_without=settings.on_loopback, on_change=tailer.look_up)
     return Context(
         settings=settings,
         database=database,
@@ -155,10 +159,11 @@ def _open(settings: ServiceSettings, traffic: Traffic) -> Context:
         models=_models(database, blobs, settings),
         predictor=_predictor(settings),
         tailer=tailer,
-        keyring=Keyring(database, open_without=settings.on_loopback, on_change=tailer.look_up),
+        keyring=keyring,
         upgrades=Upgrades(database),
         traffic=traffic,
-        backlog=Backlog(database),
+        backlog=backlog(database),
+        readiness=Readiness(database, blobs, keyring),
         throttle=Throttle(settings.submits_per_second),
     )
 

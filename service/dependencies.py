@@ -18,6 +18,7 @@ from service import bodies
 from service.backlog import Backlog
 from service.events import Tailer
 from service.keyring import Keyring
+from service.readiness import Readiness
 from service.runtime.loading import Models
 from service.runtime.predicting import Predictor
 from service.settings import ServiceSettings
@@ -43,6 +44,7 @@ class Context:
     traffic: Traffic
     backlog: Backlog
     throttle: Throttle
+    readiness: Readiness
     threads: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(16))
     """For async routes that reach database or disk: of their own, so that they never wait for the plain routes."""
 

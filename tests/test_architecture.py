@@ -72,7 +72,8 @@ FOREIGN = {
 
 TORCHLESS = (
     "__main__ settings supervisor slots attempts training_attempts ingestion_attempts prediction_attempts lease "
-    "children confinement publishing keeping metrics gpus outbox inputs messages results ingestion deadlines leaving"
+    "children confinement publishing keeping expiring sweeping metrics gpus outbox inputs messages results ingestion "
+    "deadlines leaving"
 ).split()
 """The supervisor, the child that reads data sets, and what they say to each other."""
 STORELESS = (

@@ -15,7 +15,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -58,7 +58,7 @@ class Surroundings:
     children: Children
     scratch: Path
     draining: threading.Event
-    metrics: Metrics = field(default_factory=Metrics)
+    metrics: Metrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,7 +299,7 @@ class Attempt(ABC):
     def _write(self, session: Session, ending: Publish | Stop) -> str:
         """The outcome."""
         if self.lease.renew_within(session) is None or not self.outbox.write(session):
-            log.warning("fence lost", job=self.claim.job_id, fence=self.claim.fence)
+            self.lease.lose()
             return LOST
         if isinstance(ending, Stop):
             return self._stop(session, ending)

@@ -36,8 +36,7 @@ def final(run: Run, check: Callable[[], None]) -> dict[str, dict[str, Any]]:
     found = {"train": _all(run, run.rows, run.trained, check)}
     if len(run.held_out):
         found["validation"] = _all(run, run.rows, run.held_out, check)
-    if "test" in run.job.manifest.splits:
-        rows = data.open_rows(run.job, "test")
+    if (rows := run.splits.get("test")) is not None:
         found["test"] = _all(run, rows, np.arange(rows.n), check)
     return found
 

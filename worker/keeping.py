@@ -3,24 +3,24 @@
 trainer's folder ──► jobs/<job>/f<fence>/ckpt-<step> ──► row        the newest two of a job; none once it has ended,
                                                                     but for one that a retry goes on with
 
-`expire` deletes what is old by the settings, `sweep` the bytes that no row names.
+`sweep` removes the bytes that no row names; expiring.py has what is deleted by its age.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from gammabeta import failpoints, logs
-from gammabeta.errors import ArtifactCorrupt, NotFound, WrongState
+from gammabeta.errors import ArtifactCorrupt, NoSpace, NotReady
 from gammabeta.failpoints import Failpoint
 from gammabeta.schemas.jobs import JobState
-from gammabeta.store import checkpoints, datasets, deleting, jobs, references, retention
+from gammabeta.store import checkpoints, datasets, jobs, ownership, references
 from gammabeta.store.engine import Database, Session
 from gammabeta.store.jobs import Claim
-from gammabeta.store.retention import Retention
-from gammabeta.store.stored import ASIDE, Blobs, Kept
+from gammabeta.store.stored import ASIDE, Blobs, Kept, is_hash
 from gammabeta.store.tables import DatasetRow, JobRow, now_ms
 from worker.deadlines import EXCEEDED
 
@@ -28,8 +28,6 @@ log = logs.get(__name__)
 
 KEPT = 2
 FORGOTTEN_SECONDS = 86_400
-EXPIRED_AT_ONCE = 200
-"""So that whoever sweeps is not kept from his other chores for long; what is left goes with the next sweep."""
 RETRY_DAYS = 7
 """How long the checkpoints stay of a job that failed by its deadline, for a retry to go on from."""
 
@@ -89,14 +87,27 @@ def drop_if_ended(db: Database, blobs: Blobs, job_id: str) -> bool:
         row = session.get(JobRow, job_id)
         if row is None or not JobState(row.state).terminal or _goes_on_if_retried(session, row):
             return False
-        fence = row.fence
+        fence, ingested = row.fence, row.dataset_id if row.kind == jobs.INGEST else None
         checkpoints.forget(session, job_id, fence=fence)
-        # Inside the transaction, so that the file of a second upload, which comes to the same place, is not taken.
-        if row.kind == jobs.INGEST and row.dataset_id and datasets.upload_is_read(session, row.dataset_id):
-            blobs.delete_upload(row.dataset_id)
+    if ingested is not None:
+        _drop_upload(db, blobs, ingested, partial(datasets.upload_is_read, dataset_id=ingested))
     failpoints.reached(Failpoint.CLEANUP_MID)
     _drop_attempts(blobs, job_id, fence)
     return True
+
+
+def _drop_upload(db: Database, blobs: Blobs, dataset_id: str, over: Callable[[Session], bool]) -> None:
+    """Remove the file of a data set, if `over` says that it is of no use."""
+    # Asked for outside the transaction: a store that is silent is found out before anybody has to wait for its end.
+    keys = blobs.upload_keys(dataset_id)
+    with db.write() as session:
+        if not over(session):
+            return
+        # Within it, so that the file of a second upload, which comes to the same place, is not taken.
+        for key in keys[:1]:
+            blobs.delete(key)
+    for key in keys[1:]:
+        blobs.delete(key)
 
 
 def _goes_on_if_retried(session: Session, row: JobRow) -> bool:
@@ -114,47 +125,37 @@ def _drop_attempts(blobs: Blobs, job_id: str, fence: int) -> None:
     blobs.drop_empty(f"jobs/{job_id}")  # another attempt's folder may be in it
 
 
-def expire(db: Database, blobs: Blobs, keep: Retention, *, limit: int = EXPIRED_AT_ONCE) -> None:
-    """Delete what has been kept for as long as the settings say, at most so many jobs, versions and data sets. Each in
-    a transaction of its own, and by the rules of who deletes it by hand: what has come into use meanwhile stays."""
-    with db.read() as session:
-        versions = retention.surplus_versions(session, keep, limit=limit)
-        old = retention.old_jobs(session, keep, limit=limit)
-        unused = retention.unused_datasets(session, keep, limit=limit)
-    for project_id, name, version in versions:
-        if deleted(db, deleting.delete_version, project_id, name, version):
-            log.info("version expired", project=project_id, model=name, version=version)
-    for project_id, job_id in old:
-        if deleted(db, deleting.delete_job, project_id, job_id):
-            log.info("job expired", project=project_id, job=job_id)
-            blobs.delete_prefix(f"jobs/{job_id}")
-    for project_id, dataset_id in unused:
-        if deleted(db, datasets.delete, project_id, dataset_id):
-            log.info("data set expired", project=project_id, dataset=dataset_id)
-            blobs.delete_upload(dataset_id)
+def _never() -> bool:
+    return False
 
 
-def deleted(db: Database, delete: Callable[..., None], *what: str) -> bool:
-    """Whether it is deleted now. What has come into use since somebody looked is not."""
-    try:
-        with db.write() as session:
-            delete(session, *what)
-    except (NotFound, WrongState) as error:
-        log.info("not expired", what=" ".join(what), why=error.message)
-        return False
-    return True
-
-
-def sweep(db: Database, blobs: Blobs, *, seconds: float = FORGOTTEN_SECONDS) -> None:
+def sweep(
+    db: Database,
+    blobs: Blobs,
+    *,
+    seconds: float = FORGOTTEN_SECONDS,
+    orphans: bool = True,
+    over: Callable[[], bool] = _never,
+) -> None:
     """Remove what nobody is going to need: of jobs that ended without their worker, such as those cancelled while they
     waited, or that were deleted, files that no job is going to read, blobs that no row names, and what programs that
-    were killed had begun to write. `seconds`: how long nobody must have touched what no row tells of."""
+    were killed had begun to write. `seconds`: how long nobody must have touched what no row tells of. `orphans`: look
+    for blobs too, of which it takes a list. `over` is asked between two removals, and ends it."""
+    if not _is_ours(db, blobs):
+        return
     for job_id in blobs.names("jobs"):
+        if over():
+            return
         if not drop_if_ended(db, blobs, job_id):
             _drop_if_deleted(db, blobs, job_id, seconds=seconds)
     for upload in list(blobs.listed("uploads")):
-        _sweep_upload(db, blobs, upload, seconds=seconds)
-    _sweep_orphans(db, blobs, seconds=seconds)
+        if over():
+            return
+        _by_itself("upload not removed", upload, partial(_sweep_upload, db, blobs, upload, seconds=seconds))
+    if orphans:
+        _sweep_orphans(db, blobs, seconds=seconds, over=over)
+    if over():
+        return
     blobs.tidy(seconds=seconds)
 
 
@@ -167,30 +168,68 @@ def _drop_if_deleted(db: Database, blobs: Blobs, job_id: str, *, seconds: float)
         blobs.delete_prefix(f"jobs/{job_id}")
 
 
-def _sweep_orphans(db: Database, blobs: Blobs, *, seconds: float) -> None:
+def _is_ours(db: Database, blobs: Blobs) -> bool:
+    """Whether the store is that of this database. Otherwise each blob in it would seem to be of use to nobody."""
+    with db.read() as session:
+        identity = ownership.identity(session)
+    owner = blobs.owned(identity)
+    if owner != identity:
+        log.error("not swept: the store belongs to another database", store=blobs.location, owner=owner, this=identity)
+    return owner == identity
+
+
+def _sweep_orphans(db: Database, blobs: Blobs, *, seconds: float, over: Callable[[], bool]) -> None:
     """Set aside the blobs that no row names, and remove what has been aside for as long. `stored.py` says why nothing
     that is published meanwhile is lost: what is old is listed first, and the rows are read after that."""
-    aside = [kept.key for kept in blobs.listed(ASIDE) if kept.age > seconds]
-    old = [kept.name for kept in blobs.listed("sha256") if kept.age > seconds]
+    aside = [kept for kept in blobs.listed(ASIDE) if kept.age > seconds and is_hash(kept.folder)]
+    old = [kept for kept in blobs.listed("sha256") if kept.age > seconds and is_hash(kept.name)]
     with db.read() as session:
         named = references.named_blobs(session)
-    for key in aside:
-        _, sha256, _ = key.split("/")
-        if sha256 in named:
-            blobs.bring_back(sha256)
-        blobs.delete(key)
-        blobs.drop_empty(f"{ASIDE}/{sha256}")
-    for sha256 in old:
-        if sha256 not in named:
-            log.info("blob set aside", sha256=sha256)
-            blobs.set_aside(sha256)
+    for kept in aside:
+        if over():
+            return
+        _by_itself("not removed", kept, partial(_remove_for_good, blobs, kept, named))
+    for kept in old:
+        if over():
+            return
+        if kept.name not in named:
+            _by_itself("not set aside", kept, partial(_set_aside, blobs, kept, seconds=seconds))
+
+
+def _remove_for_good(blobs: Blobs, aside: Kept, named: set[str]) -> None:
+    if aside.folder in named:
+        blobs.bring_back(aside.folder)
+    blobs.delete(aside.key)
+    blobs.drop_empty(f"{ASIDE}/{aside.folder}")
+
+
+def _set_aside(blobs: Blobs, kept: Kept, *, seconds: float) -> None:
+    age = blobs.age(kept.key)  # the listing may be long ago, and somebody have stored it again and handed it out
+    if age is not None and age > seconds:
+        log.info("blob set aside", sha256=kept.name)
+        blobs.set_aside(kept.name)
+
+
+def _by_itself(otherwise: str, kept: Kept, chore: Callable[[], None]) -> None:
+    """Do it for one of many: where it cannot be done, for whatever reason of its own, the others have their turn.
+
+    Raises:
+        NotReady, NoSpace: the others could not be done either.
+    """
+    try:
+        chore()
+    except ArtifactCorrupt as error:
+        log.warning(otherwise, key=kept.key, why=str(error))
+    except (NotReady, NoSpace):
+        raise
+    except Exception:
+        log.exception(otherwise, key=kept.key)
 
 
 def _sweep_upload(db: Database, blobs: Blobs, upload: Kept, *, seconds: float) -> None:
-    with db.write() as session:
+    def over(session: Session) -> bool:
         if session.get(DatasetRow, upload.name) is not None:
-            over = datasets.upload_is_read(session, upload.name)
-        else:  # still being received, deleted, or in its place before its data set is committed
-            over = upload.age > seconds
-        if over:
-            blobs.delete_upload(upload.name)
+            return datasets.upload_is_read(session, upload.name)
+        return upload.age > seconds  # still being received, deleted, or in its place before its data set is committed
+
+    _drop_upload(db, blobs, upload.name, over)

@@ -43,12 +43,12 @@ class Lease:
         settings: WorkerSettings,
         *,
         on_lost: Callable[[], None],
-        metrics: Metrics | None = None,
+        metrics: Metrics,
     ) -> None:
         self._db, self._claim, self._settings, self._on_lost = db, claim, settings, on_lost
-        self._metrics = metrics or Metrics()
+        self._metrics = metrics
         self.flags = NOTHING_ASKED
-        self.lost = threading.Event()
+        self.lost, self._losing = threading.Event(), threading.Lock()
         self._closed = threading.Event()
         self._turn, self._ended = threading.Lock(), False
         self._progress: dict[str, Any] | None = None
@@ -76,12 +76,14 @@ class Lease:
             self._progress = progress
 
     def lose(self) -> None:
-        """The fence was found lost."""
-        if not self.lost.is_set():
-            log.warning("fence lost", job=self._claim.job_id, fence=self._claim.fence)
-            self._metrics.leases_lost.inc()
+        """The fence was found lost. Several threads may find out at the same time; it is told of once."""
+        with self._losing:
+            if self.lost.is_set():
+                return
             self.lost.set()
-            self._on_lost()
+        log.warning("fence lost", job=self._claim.job_id, fence=self._claim.fence)
+        self._metrics.leases_lost.inc()
+        self._on_lost()
 
     @contextmanager
     def last_word(self) -> Iterator[None]:

@@ -15,6 +15,7 @@ from gammabeta.nets.build import Network, build_network
 from gammabeta.nets.penalties import penalty_of
 from gammabeta.nets.preprocessing import fit
 from gammabeta.schemas.batching import Batching, batching_of
+from gammabeta.schemas.datasets import Split
 from gammabeta.schemas.plans import NetworkPlan
 from gammabeta.schemas.preprocessing import FittedPreprocessing
 from gammabeta.schemas.resolution import Task, plan_of, steps_of
@@ -40,7 +41,7 @@ class Run:
     task: Task
     device: torch.device
     threads: int
-    rows: data.Rows
+    splits: dict[Split, data.Rows]
     trained: data.Indices
     held_out: data.Indices
     preprocessing: FittedPreprocessing
@@ -63,6 +64,11 @@ class Run:
     """Of the last gradient, before it was clipped."""
     newest: dict[str, float] = field(default_factory=dict)
     """The newest value of each metric."""
+
+    @property
+    def rows(self) -> data.Rows:
+        """Of the split that is trained on."""
+        return self.splits["train"]
 
     @property
     def norms(self) -> list[BatchNorm]:
@@ -119,7 +125,9 @@ def begin(job: JobFile, *, threads: int | None = None) -> Run:
     plan, task = plan_of(job.request, job.manifest)
     threads = threads or devices.threads_for(plan, spec.batch_size, job.threads)
     device = devices.settle(job.device, threads=threads, seed=spec.seed)
-    rows = data.open_rows(job, "train")
+    # Those that are read last, too: by then the cache may have removed files whose paths were handed out hours ago.
+    splits = {split: data.open_rows(job, split) for split in job.manifest.splits}
+    rows = splits["train"]
     trained, held_out = data.hold_out(rows.n, spec.validation_fraction, spec.seed)
     fitted = fit(job.request.preprocessing, job.manifest, rows.x, trained)
     network = build_network(plan, fitted, task=task, seed=spec.seed).to(device)
@@ -132,7 +140,7 @@ def begin(job: JobFile, *, threads: int | None = None) -> Run:
         task=task,
         device=device,
         threads=threads,
-        rows=rows,
+        splits=splits,
         trained=trained,
         held_out=held_out,
         preprocessing=fitted,

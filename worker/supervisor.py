@@ -3,7 +3,8 @@
     main thread ── forkserver · beat · reap · drain
         ├── slot train-0 … ── attempt ── child
         ├── slot light     ── attempt ── child
-        └── lease of each attempt
+        ├── lease of each attempt
+        └── sweeper ── what nobody needs any more
 
 No torch here: heartbeats do not wait for a GIL or a GPU, and nothing that a training does can end this process.
 """
@@ -31,7 +32,6 @@ from gammabeta.store import hints, jobs, migrations, workers
 from gammabeta.store.engine import Database, Session
 from gammabeta.store.stored import Blobs
 from gammabeta.store.tables import now_ms
-from worker import keeping
 from worker.attempts import Surroundings
 from worker.children import Children
 from worker.inputs import Inputs
@@ -39,10 +39,9 @@ from worker.lease import boot_seconds
 from worker.metrics import Metrics
 from worker.settings import WorkerSettings
 from worker.slots import Slot, devices
+from worker.sweeping import Sweeper
 
 log = logs.get(__name__)
-
-SWEEP_SECONDS = 600
 
 
 class Supervisor:
@@ -56,6 +55,7 @@ class Supervisor:
         self._blobs = blobs
         self._children = children
         self._reaper = Reaper(self._db, settings)
+        self._sweeper = Sweeper(self._db, blobs, worker_id=self.id, draining=self.draining, keep=settings.retention)
         self._metrics = Metrics()
         self._complaint: str | None = None
 
@@ -99,6 +99,8 @@ class Supervisor:
                     slot.wake()
                 for slot in slots:
                     slot.join()
+                if self._sweeper.is_alive():
+                    self._sweeper.stop()
                 failpoints.reached(Failpoint.DRAINED)
                 self._attempted("worker not signed off", self._forget)
         log.info("worker ended", worker=self.id)
@@ -153,7 +155,7 @@ class Supervisor:
             listener.stop()
 
     def _loop(self, names: list[str], slots: list[Slot]) -> None:
-        reap_at = beat_at = sweep_at = time.monotonic()
+        reap_at = beat_at = time.monotonic()
         while not self.draining.is_set():
             now = time.monotonic()
             if now >= beat_at:
@@ -161,14 +163,12 @@ class Supervisor:
                 if self.draining.is_set():  # neither a beat nor a reap goes into a schema that may mean other things
                     return
                 self._attempted("no sign of life given", partial(self._beat, names, slots))
+                if self._sweeper.ident is None:  # after the first beat, from which it knows who lives longest
+                    self._sweeper.start()
                 beat_at = now + self.settings.heartbeat_seconds
             if now >= reap_at:
                 self._attempted("not reaped", self._reap)
                 reap_at = now + self.settings.reap_seconds * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load
-            if now >= sweep_at:
-                self._attempted("not expired", partial(keeping.expire, self._db, self._blobs, self.settings.retention))
-                self._attempted("not swept", partial(keeping.sweep, self._db, self._blobs))
-                sweep_at = now + SWEEP_SECONDS
             self.draining.wait(max(0.0, min(reap_at, beat_at) - time.monotonic()))
 
     def _attempted(self, otherwise: str, chore: Callable[[], None]) -> None:
@@ -196,9 +196,9 @@ class Supervisor:
                 workers.register(session, self.id, hostname=host, pid=pid, devices=names, slots=running)
 
     def _reap(self) -> None:
-        for job_id in self._reaper.reap():
-            self._metrics.reaped.inc()
-            keeping.drop_if_ended(self._db, self._blobs, job_id)
+        reaped = self._reaper.reap()
+        self._metrics.reaped.inc(len(reaped))
+        self._sweeper.clean(reaped)
 
     def _forget(self) -> None:
         with self._db.write() as session:

@@ -5,6 +5,7 @@
     root/uploads/<data set>                            the raw file, while it is being received and read
     root/aside/<64 hex digits>/                        what no row names, for a day
     root/tmp/                                          what is not complete
+    root/owner                                         whose all of it is
 
 Nothing is visible under its name before all of it is on the disk: temporary file, fsync, rename, fsync of the folders.
 `stored.py` says what of this holds for every store, `objects.py` has the one in a bucket.
@@ -26,7 +27,7 @@ from gammabeta.files import Files, no_space
 from gammabeta.store import stored
 from gammabeta.store.caches import Cache
 from gammabeta.store.settings import StoreSettings
-from gammabeta.store.stored import ASIDE, MANIFEST, Blobs, Kept, Tree, key_of
+from gammabeta.store.stored import ASIDE, MANIFEST, OWNER, Blobs, Kept, Tree, key_of
 
 BUCKETS = ("s3", "gs", "az")
 _FULL = "The disk of the blobs is full. Free some space, then send the request again."
@@ -109,8 +110,16 @@ class FolderBlobs(Blobs):
             self.files.make_folders(path.parent)
         return path
 
-    def delete_upload(self, dataset_id: str) -> None:
-        self.delete(f"uploads/{dataset_id}")
+    def upload_keys(self, dataset_id: str) -> list[str]:
+        return [f"uploads/{dataset_id}"]
+
+    def owned(self, owner: str) -> str:
+        path = self._inside(OWNER)
+        if not path.is_file():
+            with self._temporary() as folder:
+                self.files.write(folder / "file", owner.encode())
+                self._publish(folder / "file", path)
+        return path.read_text()
 
     def names(self, prefix: str) -> list[str]:
         return sorted(path.name for path in self._inside(prefix).glob("*"))
@@ -122,6 +131,9 @@ class FolderBlobs(Blobs):
                 age = _age(path)
                 if age is not None:
                     yield Kept(key=path.relative_to(self.root).as_posix(), age=age)
+
+    def age(self, key: str) -> float | None:
+        return _age(self._inside(key))
 
     def delete(self, key: str) -> None:
         self.files.remove(self._inside(key))
@@ -147,13 +159,17 @@ class FolderBlobs(Blobs):
             if path.is_file():
                 break
             with contextlib.suppress(FileNotFoundError):  # another reader was faster
-                self._publish(aside, path)
+                if stored.digest(aside) == sha256:
+                    self._publish(aside, path)
         return path.is_file()
 
     def tidy(self, *, seconds: float) -> None:
         for name in self.names("tmp"):
             if (_age(self.root / "tmp" / name) or 0) > seconds:
                 self.delete_prefix(f"tmp/{name}")
+
+    def tidy_here(self, *, seconds: float) -> None:
+        """All is in the folder, which the workers tidy."""
 
     def check(self) -> None:
         with self._temporary() as folder:

@@ -22,8 +22,8 @@ from pathlib import Path
 from gammabeta.files import Files, no_space
 
 HANDED_OUT_SECONDS = 600
-"""How long what was handed out stays, whatever the room. From the order to the first byte that a child reads, it is
-seconds."""
+"""How long what was handed out stays, whatever the room. From the order until a child has opened all that it names, it
+is seconds."""
 _FULL = "The disk of the cache of blobs is full. Free some space, or lower GAMMABETA_CACHE_BYTES."
 
 

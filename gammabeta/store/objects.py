@@ -6,6 +6,7 @@
     uploads/<data set>                            which of those are the data set's: a few bytes, written within it
     aside/<64 hex digits>/<token>                 what no row names, for a day
     check                                         whether something can be written
+    owner                                         whose all of it is
 
 An object is there whole or not at all, so that a name is all it takes. Every byte that comes from the bucket is hashed
 on its way into the cache, and refused where it is not what was stored. Errors that may pass are tried again by obstore
@@ -36,7 +37,7 @@ from gammabeta.errors import ArtifactCorrupt, NotReady, NotSupported
 from gammabeta.files import CHUNK
 from gammabeta.store import stored
 from gammabeta.store.caches import Cache
-from gammabeta.store.stored import ASIDE, MANIFEST, Blobs, Kept, Tree, key_of
+from gammabeta.store.stored import ASIDE, MANIFEST, OWNER, Blobs, Kept, Tree, key_of
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
@@ -44,9 +45,14 @@ if TYPE_CHECKING:
 log = logs.get(__name__)
 
 RETRY_SECONDS = 10.0
-"""How long an operation is tried again. Some run within a transaction, which PostgreSQL ends after 15 s of silence."""
+"""How long what takes its time is tried again: files, and copies of them."""
 READ_SECONDS = 60
-"""How long a bucket may be silent. The parts below go up within it, four at a time, from half a megabyte a second."""
+"""How long a bucket may be silent then. The parts below go up within it, four at a time, from half a megabyte a
+second."""
+SMALL_SECONDS = 4.0
+"""The same of everything else, both: a few bytes, a page of a listing, a removal. The last try may begin at the end of
+it, so that it is over after twice as long. One of them runs within a transaction, for whose end the writers of a SQLite
+database wait ten seconds, and which PostgreSQL ends after 15 s of silence."""
 PART_BYTES = 8 << 20
 PARTS = 10_000
 """As many as S3 takes of one object."""
@@ -57,14 +63,15 @@ _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "The specified bucket does no
 
 
 class ObjectBlobs(Blobs):
-    """Blobs in a bucket. `location` is its address, `cache` the files of it on this machine."""
+    """Blobs in a bucket. `location` is its address, `cache` the files of it on this machine; `small` is the same bucket
+    for what has to be done at once or not at all."""
 
     COPIED_BYTES = 5 << 30
     """The largest object that S3 copies by itself; a larger one goes through this machine."""
 
-    def __init__(self, store: ObjectStore, location: str, cache: Cache) -> None:
+    def __init__(self, store: ObjectStore, location: str, cache: Cache, *, small: ObjectStore) -> None:
         self.location, self.files = location, cache.files
-        self._store, self._cache = store, cache
+        self._store, self._small, self._cache = store, small, cache
         self._sound: set[str] = set()
         self._staged: dict[Path, bytes] = {}
         self._turns: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
@@ -162,37 +169,49 @@ class ObjectBlobs(Blobs):
         key, sha256 = pointer
         return self._file(key, sha256)
 
-    def delete_upload(self, dataset_id: str) -> None:
+    def upload_keys(self, dataset_id: str) -> list[str]:
         key = _inside(f"uploads/{dataset_id}")
-        pointer = self._pointer(key)
-        self.delete(key)
-        if pointer is not None:
-            self.delete(pointer[0])
+        try:
+            pointer = self._pointer(key)
+        except ArtifactCorrupt:  # then it names nothing
+            return [key]
+        return [] if pointer is None else [key, pointer[0]]
 
     # ── sweeping ──
 
+    def owned(self, owner: str) -> str:
+        with self._answering("get"), contextlib.suppress(FileNotFoundError):
+            return bytes(obstore.get(self._small, OWNER).bytes()).decode()
+        self._put(OWNER, owner.encode())
+        return owner
+
     def names(self, prefix: str) -> list[str]:
         with self._answering("list"):
-            found = obstore.list_with_delimiter(self._store, _inside(prefix))
+            found = obstore.list_with_delimiter(self._small, _inside(prefix))
         keys = [*found["common_prefixes"], *(each["path"] for each in found["objects"])]
         return sorted(posixpath.basename(key) for key in keys)
 
     def listed(self, prefix: str) -> Iterator[Kept]:
         now = datetime.now(UTC)
         with self._answering("list"):
-            for chunk in obstore.list(self._store, _inside(prefix), chunk_size=1_000):
+            for chunk in obstore.list(self._small, _inside(prefix), chunk_size=1_000):
                 for each in chunk:
                     yield Kept(key=each["path"], age=(now - each["last_modified"]).total_seconds())
 
+    def age(self, key: str) -> float | None:
+        with self._answering("head"), contextlib.suppress(FileNotFoundError):
+            return (datetime.now(UTC) - obstore.head(self._small, key)["last_modified"]).total_seconds()
+        return None
+
     def delete(self, key: str) -> None:
         with self._answering("delete"), contextlib.suppress(FileNotFoundError):
-            obstore.delete(self._store, _inside(key))
+            obstore.delete(self._small, _inside(key))
 
     def delete_prefix(self, prefix: str) -> None:
         keys = [kept.key for kept in self.listed(prefix)]
         if keys:
             with self._answering("delete"), contextlib.suppress(FileNotFoundError):
-                obstore.delete(self._store, keys)
+                obstore.delete(self._small, keys)
 
     def drop_empty(self, prefix: str) -> None:
         """A bucket has no folders."""
@@ -208,20 +227,24 @@ class ObjectBlobs(Blobs):
         if self._exists(key):
             return True
         for aside in self.listed(f"{ASIDE}/{sha256}"):
-            with contextlib.suppress(FileNotFoundError):  # its day was over
-                self._copy(aside.key, key)
-                return True
+            with contextlib.suppress(FileNotFoundError), self._cache.temporary() as folder:  # its day was over
+                if self._fetch(aside.key, folder / "file") == sha256:
+                    self._copy(aside.key, key)
+                    return True
         return False
 
     def tidy(self, *, seconds: float) -> None:
-        self._cache.tidy(seconds=seconds)
+        self.tidy_here(seconds=seconds)
         old = [kept.key for kept in self.listed("incoming") if kept.age > seconds]
         if old:
             # Asked after what is old was listed: a file is named within the request that brings it, or never.
-            named = {pointer[0] for kept in self.listed("uploads") if (pointer := self._pointer(kept.key))}
+            named = {key for kept in self.listed("uploads") for key in self.upload_keys(kept.name)}
             for key in old:
                 if key not in named:
                     self.delete(key)
+
+    def tidy_here(self, *, seconds: float) -> None:
+        self._cache.tidy(seconds=seconds)
 
     # ── whether it works ──
 
@@ -232,7 +255,7 @@ class ObjectBlobs(Blobs):
 
     def complaint(self) -> str | None:
         try:
-            obstore.put(self._store, "check", b"gammabeta")
+            obstore.put(self._small, "check", b"gammabeta")
         except (PermissionDeniedError, UnauthenticatedError) as error:
             return self._refusal("put", error)
         except FileNotFoundError as error:
@@ -304,11 +327,12 @@ class ObjectBlobs(Blobs):
         size = len(what) if isinstance(what, bytes) else what.stat().st_size
         with self._answering("put"):
             part = max(PART_BYTES, size // (PARTS - 1) + 1)
-            obstore.put(self._store, key, what, chunk_size=part, max_concurrency=4)
+            store = self._small if isinstance(what, bytes) else self._store
+            obstore.put(store, key, what, chunk_size=part, max_concurrency=4)
 
     def _copy(self, source: str, target: str) -> None:
         with self._answering("copy"):
-            if obstore.head(self._store, source)["size"] <= self.COPIED_BYTES:
+            if obstore.head(self._small, source)["size"] <= self.COPIED_BYTES:
                 obstore.copy(self._store, source, target)
                 return
         with self._cache.temporary() as folder:
@@ -317,7 +341,7 @@ class ObjectBlobs(Blobs):
 
     def _exists(self, key: str) -> bool:
         with self._answering("head"), contextlib.suppress(FileNotFoundError):
-            obstore.head(self._store, key)
+            obstore.head(self._small, key)
             return True
         return False
 
@@ -330,7 +354,7 @@ class ObjectBlobs(Blobs):
         for _ in range(READS):
             with self._answering("get"):
                 try:
-                    data = bytes(obstore.get(self._store, key).bytes())
+                    data = bytes(obstore.get(self._small, key).bytes())
                 except FileNotFoundError:
                     return None
             with contextlib.suppress(ValueError, KeyError, TypeError):
@@ -388,13 +412,30 @@ class ObjectBlobs(Blobs):
         )
 
 
-def open_objects(location: str, cache: Cache, *, retry_seconds: float = RETRY_SECONDS) -> ObjectBlobs:
+def open_objects(
+    location: str, cache: Cache, *, retry_seconds: float = RETRY_SECONDS, small_seconds: float = SMALL_SECONDS
+) -> ObjectBlobs:
     """The blobs at `s3://bucket/prefix`, `gs://…` or `az://…`. Credentials, region and endpoint are those of the
     environment, under the names that the tools of those clouds have for them, and are read now.
 
     Raises:
         NotSupported: it is no such address, or the environment lacks what it takes.
     """
+    try:
+        store = _opened(location, retry_seconds=retry_seconds, silent_seconds=READ_SECONDS, whole_seconds=86_400)
+        small = _opened(
+            location,
+            retry_seconds=min(retry_seconds, small_seconds),
+            silent_seconds=small_seconds,
+            whole_seconds=small_seconds,
+        )
+    except (BaseError, ValueError) as exc:
+        raise NotSupported.of("GAMMABETA_BLOBS", f"must be one that can be opened. {_words(exc)}", location) from exc
+    return ObjectBlobs(store, location, cache, small=small)
+
+
+def _opened(location: str, *, retry_seconds: float, silent_seconds: float, whole_seconds: float) -> ObjectStore:
+    """A client that waits so long for an answer to go on, and for all of it, and begins no other try after so long."""
     retry: RetryConfig = {
         "max_retries": 10,
         "retry_timeout": timedelta(seconds=retry_seconds),
@@ -407,15 +448,11 @@ def open_objects(location: str, cache: Cache, *, retry_seconds: float = RETRY_SE
     # An endpoint that is named as http:// is meant so; those of the clouds are https:// by themselves.
     client: ClientConfig = {
         "allow_http": True,
-        "connect_timeout": timedelta(seconds=5),
-        "read_timeout": timedelta(seconds=READ_SECONDS),
-        "timeout": timedelta(days=1),
+        "connect_timeout": timedelta(seconds=min(5, silent_seconds)),
+        "read_timeout": timedelta(seconds=silent_seconds),
+        "timeout": timedelta(seconds=whole_seconds),
     }
-    try:
-        store = from_url(location, retry_config=retry, client_options=client)
-    except (BaseError, ValueError) as exc:
-        raise NotSupported.of("GAMMABETA_BLOBS", f"must be one that can be opened. {_words(exc)}", location) from exc
-    return ObjectBlobs(store, location, cache)
+    return from_url(location, retry_config=retry, client_options=client)
 
 
 def _inside(key: str) -> str:

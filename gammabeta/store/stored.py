@@ -14,9 +14,9 @@ How a blob that nobody needs goes, although somebody may store the same content 
                                      a reader misses it ◄──┘
 
 What is old is listed first, and rows are asked after that: whoever stored the content before the listing made it young,
-whoever committed before the question has named it. Who does both in between finds, at worst, his blob set aside after
-he stored it. It stays there for a day, a row names it by then, and the first reader brings it back. No lock is needed,
-and nobody who publishes waits for a sweep.
+whoever committed before the question has named it. How old it is is looked at once more just before it goes. Who does
+all of it at that moment finds, at worst, his blob set aside after he stored it. It stays there for a day, a row names
+it by then, and the first reader brings it back. No lock is needed, and nobody who publishes waits for a sweep.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from gammabeta.files import Files
 
 MANIFEST = "manifest.json"
 ASIDE = "aside"
+OWNER = "owner"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,11 @@ class Kept:
     def name(self) -> str:
         """The last part of the key."""
         return self.key.rpartition("/")[2]
+
+    @property
+    def folder(self) -> str:
+        """The part before that."""
+        return self.key.split("/")[-2]
 
 
 class Blobs(ABC):
@@ -165,10 +171,20 @@ class Blobs(ABC):
         """
 
     @abstractmethod
+    def upload_keys(self, dataset_id: str) -> list[str]:
+        """What is stored of the raw file of a data set. Without the first of them there is no such file. Empty where
+        there is none already."""
+
     def delete_upload(self, dataset_id: str) -> None:
         """Remove the raw file of a data set. Nothing happens where there is none."""
+        for key in self.upload_keys(dataset_id):
+            self.delete(key)
 
     # ── sweeping ──
+
+    @abstractmethod
+    def owned(self, owner: str) -> str:
+        """Whose the store is. One that is nobody's, as those of earlier versions are, is this owner's from now on."""
 
     @abstractmethod
     def names(self, prefix: str) -> list[str]:
@@ -177,6 +193,10 @@ class Blobs(ABC):
     @abstractmethod
     def listed(self, prefix: str) -> Iterator[Kept]:
         """Every file under a prefix, at any depth."""
+
+    @abstractmethod
+    def age(self, key: str) -> float | None:
+        """For how many seconds nobody has written to a file. None: there is none."""
 
     @abstractmethod
     def delete(self, key: str) -> None:
@@ -196,11 +216,20 @@ class Blobs(ABC):
 
     @abstractmethod
     def bring_back(self, sha256: str) -> bool:
-        """Put a blob that was set aside where it was, if it is missing. Whether it is there now."""
+        """Put a blob that was set aside where it was, if it is missing and the copy has its hash. Whether it is there
+        now."""
 
     @abstractmethod
     def tidy(self, *, seconds: float) -> None:
         """Remove what programs that were killed had begun to write so long ago or longer."""
+
+    @abstractmethod
+    def tidy_here(self, *, seconds: float) -> None:
+        """The same of what they had begun to receive on this machine alone.
+
+        Raises:
+            NoSpace.
+        """
 
     # ── whether it works ──
 
@@ -222,6 +251,11 @@ class Blobs(ABC):
 def key_of(sha256: str) -> str:
     """Where the blob of this hash lies."""
     return f"sha256/{sha256[:2]}/{sha256}"
+
+
+def is_hash(name: str) -> bool:
+    """Whether it may be the name of a blob. Others leave files of their own everywhere: .DS_Store, .nfs…"""
+    return len(name) == 64 and not name.strip("0123456789abcdef")
 
 
 def digest(path: Path) -> str:

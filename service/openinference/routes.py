@@ -99,9 +99,9 @@ async def server_live() -> ServerLive:
 
 
 @router.get("/health/ready")
-def server_ready(context: Ctx) -> ServerReady:
+async def server_ready(context: Ctx) -> ServerReady:
     """Database, migrations and blobs are fine, so that every model can be loaded; else 503 with what is not."""
-    operations.readyz(context)
+    await operations.readyz(context)
     return ServerReady()
 
 

@@ -13,10 +13,10 @@ from fastapi.responses import PlainTextResponse, Response
 
 import gammabeta
 from gammabeta import exposition
-from gammabeta.errors import NoSpace, NotReady
+from gammabeta.errors import NotReady
 from gammabeta.schemas.base import Answer
 from gammabeta.schemas.usage import Usage
-from gammabeta.store import migrations, usage
+from gammabeta.store import usage
 from service import metrics
 from service.access import By
 from service.dependencies import Context, Ctx
@@ -50,10 +50,9 @@ async def healthz() -> Health:
 
 @probes.head("/readyz", include_in_schema=False)
 @probes.get("/readyz")
-def readyz(context: Ctx) -> Health:
+async def readyz(context: Ctx) -> Health:
     """Database, migrations, blobs and keys are fine; else 503 with what is not."""
-    complaints = [*(_database(context) or _keys(context)), *_blobs(context)]
-    if complaints:
+    if complaints := await context.readiness.complaints():
         raise NotReady(" ".join(complaints))
     return Health()
 
@@ -83,29 +82,3 @@ async def scraped(request: Request, caller: By) -> Response:
         exposition.written, exposed, request.headers.get("accept"), limiter=context.scraping
     )
     return Response(body, headers={"Content-Type": media_type})
-
-
-def _database(context: Context) -> list[str]:
-    try:
-        complaint = migrations.complaint(context.database)
-    except NotReady as error:
-        return [error.message]
-    return [] if complaint is None else [complaint]
-
-
-def _blobs(context: Context) -> list[str]:
-    try:
-        context.blobs.check()
-    except (NoSpace, NotReady) as error:
-        return [error.message]
-    except OSError as error:
-        return [f"The blob folder {context.blobs.location} must be writable. Received: {error.strerror}."]
-    return []
-
-
-def _keys(context: Context) -> list[str]:
-    try:
-        context.keyring.check()
-    except NotReady as error:
-        return [error.message]
-    return []

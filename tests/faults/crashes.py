@@ -46,6 +46,7 @@ from worker.children import Death
 from worker.ingestion import ingest
 from worker.inputs import Inputs
 from worker.messages import Checkpoint, Done, IngestFile, JobFile, Order, Report
+from worker.metrics import Metrics
 from worker.settings import WorkerSettings
 from worker.slots import Slot
 
@@ -151,6 +152,7 @@ class Machine:
             children=self,  # type: ignore[arg-type]
             scratch=self.scratch,
             draining=threading.Event(),
+            metrics=Metrics(),
         )
         return Slot(lane.value, lane=lane, device="cpu", worker_id="w1", around=around)
 

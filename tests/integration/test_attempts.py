@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path, PosixPath
 from typing import Any
 
@@ -22,12 +23,14 @@ from gammabeta.store.engine import Database
 from gammabeta.store.jobs import Claim, Outcome
 from gammabeta.store.stored import Tree
 from gammabeta.store.tables import DEFAULT_PROJECT, DatasetRow, JobRow
+from tests.integration.databases import Clock
 from tests.integration.samples import TTL, attempt, claimed, dataset, submit
 from worker.attempts import Surroundings
 from worker.children import Death
 from worker.ingestion import ingest
 from worker.inputs import Inputs
 from worker.messages import Checkpoint, Done, IngestFile, Order, Report
+from worker.metrics import Metrics
 from worker.settings import WorkerSettings
 from worker.slots import Slot
 from worker.training_attempts import TrainingAttempt
@@ -119,6 +122,7 @@ class Bench:
     moody: Moody
     home: Path
     child: Callable[[], Puppet] = Puppet
+    metrics: Metrics = field(default_factory=Metrics)
 
     @property
     def blobs(self) -> FolderBlobs:
@@ -137,6 +141,7 @@ class Bench:
             children=self,  # type: ignore[arg-type]
             scratch=scratch or self.home / "scratch",
             draining=threading.Event(),
+            metrics=self.metrics,
         )
         return Slot("slot", lane=lane, device="cpu", worker_id="w1", around=around)
 
@@ -307,6 +312,23 @@ def test_a_bug_of_the_worker_ends_the_job_and_leaves_nothing_behind(bench: Bench
     bench.slot().turn()
     assert (bench.job(job_id).state, bench.job(job_id).reason) == (JobState.FAILED, "internal_error")
     assert not bench.blobs.upload_path(dataset_id).exists()
+
+
+def test_a_fence_that_is_found_lost_by_the_last_write_of_its_attempt_is_counted(bench: Bench, clock: Clock) -> None:
+    class Overtaken(Puppet):
+        def death(self, *, patience: float) -> Death:
+            clock.advance(30_001)
+            with bench.db.write() as session:
+                assert jobs.reap(session, backoff_ms=0)
+            return super().death(patience=patience)
+
+    bench.child = partial(Overtaken, silent=True)
+    bench.upload(dataset(bench.db), b"a,y\n1,u\n2,v\n")
+    bench.slot().turn()
+    registry = bench.metrics.registry
+    assert registry.get_sample_value("gammabeta_worker_leases_lost_total") == 1
+    ended = {"kind": jobs.INGEST, "outcome": "lost"}
+    assert registry.get_sample_value("gammabeta_worker_attempt_seconds_count", ended) == 1
 
 
 def test_a_slot_outlives_whatever_goes_wrong(bench: Bench) -> None:

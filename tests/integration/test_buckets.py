@@ -7,6 +7,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ import httpx
 import pytest
 
 from gammabeta.schemas.jobs import JobState
+from gammabeta.store import workers
 from gammabeta.store.stored import ASIDE
 from service.__main__ import EX_CONFIG
-from tests.buckets import S3, refusing
+from tests.buckets import S3, refusing, silent
 from tests.integration.databases import Databases
 from tests.integration.test_supervisor import STEPS, version
 from tests.integration.workshop import Workshop, until, workshop
@@ -121,6 +123,21 @@ def test_a_program_whose_credentials_are_refused_says_so_and_ends(shop: Workshop
     assert "InvalidAccessKeyId" in program.log
 
 
+def test_a_worker_whose_bucket_is_silent_says_all_the_time_that_it_lives(shop: Workshop) -> None:
+    beats: set[int] = set()
+    with silent() as endpoint:
+        worker = shop.run("worker", AWS_ENDPOINT_URL=endpoint, GAMMABETA_HEARTBEAT_SECONDS="0.2")
+
+        def swept_in_vain() -> bool:
+            with shop.db.read() as session:
+                beats.update(row.beat_ms for row in workers.find(session))
+            return "not swept" in worker.log
+
+        until(swept_in_vain, "a sweep")
+    assert len(beats) > 3
+    assert max(after - before for before, after in pairwise(sorted(beats))) < 3_000
+
+
 def test_a_service_whose_bucket_is_away_starts_and_says_that_it_is_not_ready(shop: Workshop, s3: S3) -> None:
     with refusing(503, "SlowDown") as store:
         with socket.socket() as free:
@@ -131,11 +148,12 @@ def test_a_service_whose_bucket_is_away_starts_and_says_that_it_is_not_ready(sho
 
             def unready() -> httpx.Response | None:
                 try:
-                    return http.get("/readyz")
+                    answer = http.get("/readyz")
                 except httpx.TransportError:
                     return None
+                return answer if "did not do" in answer.text else None
 
-            answer = until(unready, "the service to answer")
+            answer = until(unready, "the service to say why")
     assert answer.status_code == 503
     assert answer.headers["Retry-After"]
     assert "must answer, and did not do: put" in answer.json()["detail"]

@@ -27,6 +27,7 @@ from worker import keeping
 from worker.deadlines import EXCEEDED, Deadline
 from worker.lease import Lease
 from worker.messages import MetricsRow
+from worker.metrics import Metrics
 from worker.outbox import Outbox
 from worker.settings import WorkerSettings
 from worker.supervisor import Reaper
@@ -63,7 +64,7 @@ def away(db: Database) -> Away:
 
 
 def lease_of(away: Away, held: Claim, lost: threading.Event, **changes: float) -> Lease:
-    return Lease(away, held, settings(**changes), on_lost=lost.set)  # type: ignore[arg-type]
+    return Lease(away, held, settings(**changes), on_lost=lost.set, metrics=Metrics())  # type: ignore[arg-type]
 
 
 def test_a_lease_is_renewed_with_progress_and_learns_of_a_cancel(db: Database, away: Away, clock: Clock) -> None:
@@ -129,6 +130,25 @@ def test_a_lost_fence_is_noticed_at_the_next_heartbeat(db: Database, away: Away,
         assert lost.wait(5)
 
 
+def test_a_loss_that_several_threads_find_at_the_same_time_is_counted_once(db: Database, away: Away) -> None:
+    class Counter:
+        count = 0
+
+        def inc(self) -> None:
+            self.count += 1
+            if self.count == 1:
+                second = threading.Thread(target=lease.lose)
+                second.start()
+                second.join()
+
+    metrics, found = Metrics(), Counter()
+    metrics.leases_lost = found  # type: ignore[assignment]
+    lease = Lease(away, claimed(db), settings(), on_lost=lambda: None, metrics=metrics)  # type: ignore[arg-type]
+    lease.lose()
+    lease.lose()
+    assert found.count == 1
+
+
 def test_a_heartbeat_that_crosses_the_end_of_its_attempt_has_lost_nothing(db: Database, away: Away) -> None:
     held, lost = claimed(db), threading.Event()
     lease = lease_of(away, held, lost)
@@ -171,7 +191,8 @@ def test_a_lease_is_given_up_though_the_database_neither_answers_nor_refuses(db:
             raise NotReady
             yield
 
-    with Lease(Hanging(), held, settings(max_blind_seconds=0.1), on_lost=lost.set):  # type: ignore[arg-type]
+    blind = settings(max_blind_seconds=0.1)
+    with Lease(Hanging(), held, blind, on_lost=lost.set, metrics=Metrics()):  # type: ignore[arg-type]
         found = lost.wait(5)
         answers.set()
     assert found

@@ -19,7 +19,7 @@ from tests.integration.samples import TTL, attempt, claim, claimed, submit
 from tests.integration.test_datasets import ready
 from tests.integration.test_deleting import failed, job_of, numbers, predicting
 from tests.integration.test_models import publish, set_alias
-from worker import keeping
+from worker import expiring, keeping
 from worker.settings import WorkerSettings
 
 
@@ -44,7 +44,7 @@ def test_by_default_nothing_expires(db: Database, blobs: FolderBlobs, clock: Clo
     ready(db)
     kept |= job_ids(db)
     clock.advance(10_000 * DAY_MS)
-    keeping.expire(db, blobs, WorkerSettings().retention)
+    expiring.expire(db, blobs, WorkerSettings().retention)
     assert (job_ids(db), len(dataset_ids(db)), numbers(db)) == (kept, 1, ("1",))
 
 
@@ -54,13 +54,13 @@ def test_jobs_expire_so_many_days_after_their_end(db: Database, blobs: FolderBlo
     clock.advance(DAY_MS)
     young, waiting = failed(db), submit(db)
     clock.advance(DAY_MS)
-    keeping.expire(db, blobs, keep)
+    expiring.expire(db, blobs, keep)
     assert job_ids(db) == {old, young, waiting}
     clock.advance(1)
-    keeping.expire(db, blobs, keep)
+    expiring.expire(db, blobs, keep)
     assert job_ids(db) == {young, waiting}
     clock.advance(100 * DAY_MS)
-    keeping.expire(db, blobs, keep)
+    expiring.expire(db, blobs, keep)
     assert job_ids(db) == {waiting}
 
 
@@ -68,11 +68,11 @@ def test_the_job_of_a_version_does_not_expire_before_it(db: Database, blobs: Fol
     publish(db)
     job_id = job_of(db, "1").id
     clock.advance(3 * DAY_MS)
-    keeping.expire(db, blobs, Retention(jobs_days=2))
+    expiring.expire(db, blobs, Retention(jobs_days=2))
     assert job_ids(db) == {job_id}
     with db.write() as session:
         deleting.delete_model(session, DEFAULT_PROJECT, "digits")
-    keeping.expire(db, blobs, Retention(jobs_days=2))
+    expiring.expire(db, blobs, Retention(jobs_days=2))
     assert job_ids(db) == set()
 
 
@@ -82,7 +82,7 @@ def test_the_newest_versions_of_each_model_stay_and_those_with_an_alias(db: Data
     publish(db, "other")
     set_alias(db, "production", "1")
     set_alias(db, "canary", "5")
-    keeping.expire(db, blobs, Retention(versions=2))
+    expiring.expire(db, blobs, Retention(versions=2))
     assert (numbers(db), numbers(db, "other")) == (("5", "4", "3", "1"), ("1",))
 
 
@@ -90,11 +90,11 @@ def test_a_version_that_a_job_predicts_by_or_that_is_a_parent_does_not_expire(db
     for parent in (None, None, None, "2"):
         publish(db, parent=parent)
     job_id = predicting(db, "1")
-    keeping.expire(db, blobs, Retention(versions=1), limit=1)
+    expiring.expire(db, blobs, Retention(versions=1), limit=1)
     assert numbers(db) == ("4", "2", "1")  # what cannot go takes no place of what can
     with db.write() as session:
         jobs.request_cancel(session, DEFAULT_PROJECT, job_id)
-    keeping.expire(db, blobs, Retention(versions=1))
+    expiring.expire(db, blobs, Retention(versions=1))
     assert numbers(db) == ("4", "2")
 
 
@@ -108,10 +108,10 @@ def test_a_data_set_expires_so_many_days_after_it_was_used(db: Database, blobs: 
         jobs.request_pause(session, DEFAULT_PROJECT, paused.job_id)
         assert jobs.stop(session, **attempt(paused), outcome=Outcome.PAUSE) == JobState.PAUSED
     clock.advance(3 * DAY_MS)
-    keeping.expire(db, blobs, keep)
+    expiring.expire(db, blobs, keep)
     assert dataset_ids(db) == {used, busy}
     clock.advance(8 * DAY_MS)
-    keeping.expire(db, blobs, keep)
+    expiring.expire(db, blobs, keep)
     assert dataset_ids(db) == {busy}
     assert unused not in dataset_ids(db)
 
@@ -124,19 +124,19 @@ def test_jobs_stay_for_as_long_as_they_tell_when_a_data_set_was_used(
     clock.advance(9 * DAY_MS)
     using, other = failed(db, dataset_id=dataset_id), failed(db)
     clock.advance(9 * DAY_MS)
-    keeping.expire(db, blobs, keep)
+    expiring.expire(db, blobs, keep)
     assert dataset_ids(db) == {dataset_id}
     assert using in job_ids(db)
     assert other not in job_ids(db)
     clock.advance(2 * DAY_MS)
-    keeping.expire(db, blobs, keep)
+    expiring.expire(db, blobs, keep)
     assert (dataset_ids(db), job_ids(db)) == (set(), set())
 
 
 def test_so_many_go_at_once_the_oldest_first(db: Database, blobs: FolderBlobs, clock: Clock) -> None:
     old = [failed(db) for _ in range(5)]
     clock.advance(2 * DAY_MS)
-    keeping.expire(db, blobs, Retention(jobs_days=1), limit=2)
+    expiring.expire(db, blobs, Retention(jobs_days=1), limit=2)
     assert job_ids(db) == set(old[2:])
 
 
@@ -150,8 +150,8 @@ def test_what_has_come_into_use_since_it_was_looked_for_stays(db: Database, cloc
     with db.write() as session:
         jobs.retry(session, DEFAULT_PROJECT, job_id)
     submit(db, dataset_id=dataset_id)
-    assert not keeping.deleted(db, deleting.delete_job, DEFAULT_PROJECT, job_id)
-    assert not keeping.deleted(db, datasets.delete, DEFAULT_PROJECT, dataset_id)
+    assert not expiring.deleted(db, deleting.delete_job, DEFAULT_PROJECT, job_id)
+    assert not expiring.deleted(db, datasets.delete, DEFAULT_PROJECT, dataset_id)
     with db.read() as session:
         assert jobs.get(session, DEFAULT_PROJECT, job_id).state == JobState.QUEUED
 
@@ -186,14 +186,14 @@ def test_a_job_that_expires_takes_its_checkpoints_with_it(
     clock.advance(2 * DAY_MS)
     keeping.sweep(db, blobs, seconds=-60)
     assert blobs.names("jobs") == [held.job_id]
-    keeping.expire(db, blobs, Retention(jobs_days=1))
+    expiring.expire(db, blobs, Retention(jobs_days=1))
     assert (blobs.names("jobs"), job_ids(db)) == ([], set())
 
 
 def test_a_model_is_trained_on_while_its_versions_expire(db: Database, blobs: FolderBlobs) -> None:
     for _ in range(3):
         publish(db)
-        keeping.expire(db, blobs, Retention(versions=1))
+        expiring.expire(db, blobs, Retention(versions=1))
     assert numbers(db) == ("3",)
     submit(db)
     assert claim(db) is not None

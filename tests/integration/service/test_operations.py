@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,9 @@ from structlog.testing import capture_logs
 import gammabeta
 from service.__main__ import main
 from service.keyring import Keyring
-from tests.integration.service.conftest import Service
+from service.readiness import Readiness
+from tests.buckets import S3, silent
+from tests.integration.service.conftest import Service, eventually
 
 ROOT = Path(__file__).parents[3]
 
@@ -61,11 +66,42 @@ def test_keys_that_were_not_read_yet_are_not_ready(start: Callable[..., Any]) ->
     with start() as early:
         api = early.server.app.api
         whole = api.state.context
-        api.state.context = replace(whole, keyring=Keyring(whole.database, open_without=True))
+        keyring = Keyring(whole.database, open_without=True)
+        api.state.context = replace(whole, readiness=Readiness(whole.database, whole.blobs, keyring))
         answer = early.http.get("/readyz")
         api.state.context = whole
         assert early.http.get("/readyz").status_code == 200
     assert (answer.status_code, "keys could not be read yet" in answer.json()["detail"]) == (503, True)
+
+
+def test_a_bucket_that_is_silent_keeps_no_route_from_answering(
+    start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with silent() as endpoint:
+        for name, value in S3(endpoint).environment.items():
+            monkeypatch.setenv(name, value)
+        with start(blobs="s3://weights/x") as cut_off, ThreadPoolExecutor(45) as probes:
+            asked = [probes.submit(cut_off.http.get, "/readyz") for _ in range(45)]
+            begun = time.monotonic()
+            assert cut_off.http.get("/v1/jobs").status_code == 200
+            assert time.monotonic() - begun < 2
+            assert {each.result().status_code for each in asked} == {503}
+            assert time.monotonic() - begun < 6
+
+
+def test_what_a_killed_service_had_begun_to_receive_goes_from_its_machine(
+    start: Callable[..., Any], migrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(migrated, tmp_path / "gammabeta.db")
+    left = tmp_path / "cache" / "tmp" / "ds_1.part"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    os.utime(left, (0, 0))
+    with silent() as endpoint:
+        for name, value in S3(endpoint).environment.items():
+            monkeypatch.setenv(name, value)
+        with start(home=tmp_path, blobs="s3://weights/x"):
+            eventually(lambda: not left.exists())
 
 
 def test_the_version_is_that_of_the_package(service: Service) -> None:

@@ -12,7 +12,7 @@ import pytest
 from gammabeta.errors import NotReady
 from gammabeta.store import migrations
 from gammabeta.store.engine import Database, Session
-from service.backlog import Backlog
+from service.backlog import Backlog, backlog
 
 
 class Watched(Database):
@@ -45,15 +45,21 @@ def database(tmp_path: Path) -> Iterator[Watched]:
     found.dispose()
 
 
+def asked(database: Database, *, fresh: float, patience: float = 10) -> Backlog:
+    made = backlog(database)
+    made.fresh_seconds, made.patience_seconds = fresh, patience
+    return made
+
+
 def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(scenario())
 
 
 def test_those_who_ask_soon_after_each_other_get_the_same_answer(database: Watched) -> None:
     async def scenario() -> None:
-        backlog = Backlog(database, fresh_seconds=60)
-        together = await asyncio.gather(backlog.newest(), backlog.newest())
-        assert together[0] is together[1] is await backlog.newest() is not None
+        queue = asked(database, fresh=60)
+        together = await asyncio.gather(queue.newest(), queue.newest())
+        assert together[0] is together[1] is await queue.newest() is not None
         assert database.reads == 1
 
     run(scenario)
@@ -61,8 +67,8 @@ def test_those_who_ask_soon_after_each_other_get_the_same_answer(database: Watch
 
 def test_later_it_is_asked_anew(database: Watched) -> None:
     async def scenario() -> None:
-        backlog = Backlog(database, fresh_seconds=0)
-        assert await backlog.newest() == await backlog.newest()
+        queue = asked(database, fresh=0)
+        assert await queue.newest() == await queue.newest()
         assert database.reads == 2
 
     run(scenario)
@@ -70,15 +76,13 @@ def test_later_it_is_asked_anew(database: Watched) -> None:
 
 def test_a_database_that_hangs_is_away_and_is_asked_once(database: Watched) -> None:
     async def scenario() -> None:
-        backlog = Backlog(database, fresh_seconds=0, patience_seconds=0.01)
+        queue = asked(database, fresh=60, patience=0.01)
         database.gate.clear()
-        assert [await backlog.newest() for _ in range(3)] == [None] * 3
-        assert database.reads == 1
+        assert [await queue.newest() for _ in range(3)] == [None] * 3
         database.gate.set()
-        asking = backlog._asking
-        assert asking is not None
-        await asking
-        assert await Backlog(database).newest() == asking.result() is not None
+        queue.patience_seconds = 10
+        assert await queue.newest() == await backlog(database).newest() is not None
+        assert database.reads == 2  # one of each
 
     run(scenario)
 
@@ -86,10 +90,10 @@ def test_a_database_that_hangs_is_away_and_is_asked_once(database: Watched) -> N
 @pytest.mark.parametrize("error", [NotReady(), ZeroDivisionError()])
 def test_a_database_that_refuses_is_away_until_it_answers(database: Watched, error: Exception) -> None:
     async def scenario() -> None:
-        backlog = Backlog(database, fresh_seconds=0)
+        queue = asked(database, fresh=0)
         database.error = error
-        assert await backlog.newest() is None
+        assert await queue.newest() is None
         database.error = None
-        assert await backlog.newest() is not None
+        assert await queue.newest() is not None
 
     run(scenario)

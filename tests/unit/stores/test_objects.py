@@ -6,6 +6,7 @@ import hashlib
 import mmap
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,10 +16,11 @@ import pytest
 from gammabeta.errors import ArtifactCorrupt, NotReady, NotSupported
 from gammabeta.store.blobs import open_blobs
 from gammabeta.store.caches import HANDED_OUT_SECONDS, Cache
-from gammabeta.store.objects import ObjectBlobs, open_objects
+from gammabeta.store.engine import BUSY_MS, IDLE_MS
+from gammabeta.store.objects import SMALL_SECONDS, ObjectBlobs, open_objects
 from gammabeta.store.settings import StoreSettings
 from gammabeta.store.stored import key_of
-from tests.buckets import refusing
+from tests.buckets import refusing, silent
 from tests.unit.stores.conftest import Bucket
 from tests.unit.stores.test_both import DATA, KEY, SHA256, checkpoint, source, uploaded
 
@@ -38,7 +40,7 @@ class Stopping(ObjectBlobs):
 
 
 def stopping(bucket: Bucket, tmp_path: Path, *, after: int) -> Stopping:
-    blobs = Stopping(bucket.raw, bucket.address, Cache(tmp_path / "stopping", limit_bytes=1 << 30))
+    blobs = Stopping(bucket.raw, bucket.address, Cache(tmp_path / "stopping", limit_bytes=1 << 30), small=bucket.raw)
     blobs.left = after
     return blobs
 
@@ -124,7 +126,7 @@ def test_threads_that_want_the_same_fetch_it_once(bucket: Bucket, source: Path) 
             return super()._fetch(key, target)
 
     bucket.blobs.put_file(source)
-    blobs = Counting(bucket.raw, bucket.address, bucket.another()._cache)
+    blobs = Counting(bucket.raw, bucket.address, bucket.another()._cache, small=bucket.raw)
     threads = [threading.Thread(target=blobs.path, args=(SHA256,)) for _ in range(8)]
     for thread in threads:
         thread.start()
@@ -170,6 +172,30 @@ def test_a_store_that_is_away_is_not_ready(tmp_path: Path, bucket: Bucket, monke
     with pytest.raises(NotReady, match="did not do: put"):
         blobs.check()
     assert blobs.complaint() is None
+
+
+def test_a_store_that_is_silent_holds_nobody_up_for_what_is_small(
+    tmp_path: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with silent() as endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        blobs = open_objects("s3://weights/x", Cache(tmp_path / "cache", limit_bytes=0), small_seconds=0.2)
+        for work in (
+            blobs.check,
+            lambda: blobs.delete(KEY),
+            lambda: blobs.delete_prefix("jobs/job_1"),
+            lambda: blobs.names("jobs"),
+            lambda: list(blobs.listed("sha256")),
+            lambda: blobs.upload_keys("ds_1"),
+            lambda: blobs.set_aside(SHA256),
+            lambda: blobs.bring_back(SHA256),
+        ):
+            begun = time.monotonic()
+            with pytest.raises(NotReady, match="must answer, and did not do"):
+                work()
+            assert time.monotonic() - begun < 2
+        assert blobs.complaint() is None
+    assert min(BUSY_MS, IDLE_MS) > 2 * SMALL_SECONDS * 1_000
 
 
 @pytest.mark.parametrize(("status", "code"), [(403, "InvalidAccessKeyId"), (401, "Unauthorized")])

@@ -409,6 +409,20 @@ def test_a_last_batch_of_one_row_is_warned_of_where_there_are_few_others(
     assert all("initial value;" not in each.message for each in warnings)
 
 
+def test_a_run_needs_no_file_of_its_data_set_by_name_once_it_has_begun(tmp_path: Path) -> None:
+    """The cache of a bucket removes what was handed out long ago, and the test split is read last of all."""
+    job = job_of(tmp_path)
+
+    def evict(link: RecordingLink, report: messages.Report) -> None:
+        del link
+        if isinstance(report, messages.Started):
+            for path in job.arrays.values():
+                path.unlink()
+
+    (report,) = run(job, RecordingLink(evict)).of(messages.Done)
+    assert results.read(report.path)[0].metrics["test"]["n"] == 40
+
+
 def test_run_where_every_batch_is_skipped_fails(tmp_path: Path) -> None:
     job = job_of(tmp_path, splits=with_huge_rows(100), preprocessing={"numeric": "none"}, training={"epochs": 50})
     (failed,) = run(job).of(messages.Failed)
