@@ -1,5 +1,5 @@
-"""Whether database, keys and blobs can be worked with. Anybody may ask, without a key: so it is found out once a second at
-most, for all who ask, and never in a thread that the routes need."""
+"""Whether database, keys and blobs can be worked with. Anybody may ask, without a key: so it is found out once a second
+at most, for all who ask, and never in a thread that the routes need."""
 
 from __future__ import annotations
 
