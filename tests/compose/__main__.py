@@ -31,7 +31,7 @@ HALF_OPEN = 500
 ENOUGH = 1_000
 """Predictions that show that something holds."""
 LONG = TrainingSpec(epochs=500, batch_size=32)
-"""22,500 steps, which take a quarter of a minute where nothing else is to be done."""
+"""20,000 steps, which take a quarter of a minute where nothing else is to be done."""
 SOME_STEPS = 2_000
 """Those after which something is done to it."""
 
@@ -208,18 +208,19 @@ def upgrade(deployed: Project, client: Client, key: str) -> None:
 
 
 def hold_sockets_open(deployed: Project) -> None:
-    """Row 14 of THREATS.md: slow headers."""
-    begun = time.monotonic()
+    """Row 14 of THREATS.md: slow headers. It is measured for as long as all of them are open."""
+    begun, seconds = time.monotonic(), []
     with half_open(deployed.url, HALF_OPEN) as sockets:
-        seconds = [asked(deployed) for _ in range(300)]
-        still = HALF_OPEN - closed(sockets)
+        while not closed(sockets):
+            seconds.append(asked(deployed))
         until(lambda: closed(sockets) == HALF_OPEN, "nginx closes them")
         gone = time.monotonic() - begun
     p99 = sorted(seconds)[int(0.99 * len(seconds))]
     say(
-        f"{HALF_OPEN} half-open sockets, {still} of them until all was measured: /healthz p99 {p99 * 1_000:.0f} ms; "
-        f"all were closed after {gone:.0f} s"
+        f"{HALF_OPEN} half-open sockets: /healthz beside them, {len(seconds)} times, p99 {p99 * 1_000:.0f} ms; "
+        f"all of them closed after {gone:.0f} s"
     )
+    assert len(seconds) >= 30
     assert p99 < 1
 
 
@@ -241,9 +242,13 @@ def progress(handle: JobHandle) -> int:
 
 
 def worker_of(deployed: Project, client: Client, handle: JobHandle) -> Container:
-    hosts = {each.hostname for each in client.workers() if handle.id in [slot.job for slot in each.slots]}
-    (found,) = [each for each in deployed.containers("worker") if each.hostname in hosts and each.running]
-    return found
+    """The one that says with its heartbeats that it runs the job."""
+
+    def found() -> list[Container]:
+        hosts = {each.hostname for each in client.workers() if handle.id in [slot.job for slot in each.slots]}
+        return [each for each in deployed.containers("worker") if each.hostname in hosts and each.running]
+
+    return until(found, "a worker says that it has the job")[0]
 
 
 def is_asked(deployed: Project, replica: Container) -> bool:

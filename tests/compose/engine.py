@@ -95,6 +95,8 @@ def project(port: int) -> Iterator[Project]:
         raise
     finally:
         running.compose("down", "--volumes", "--remove-orphans", "--timeout", "5", check=False)
+        if left := running.remains():
+            print(f"{running.name} is not all down. Left: {' '.join(left)}", file=sys.stderr)
 
 
 def docker(*arguments: str) -> str:
