@@ -324,7 +324,7 @@ def test_bytes_that_something_on_the_way_has_cut_are_fetched_again(
     seen: set[str] = set()
     bucket.blobs.put_file(source)
     tree = bucket.blobs.put_tree("jobs/job_1/f000001/ckpt-1", _folder(tmp_path))
-    blobs = Cut(bucket.raw, bucket.address, Cache(tmp_path / "cut", limit_bytes=1 << 30))
+    blobs = Cut(bucket.raw, bucket.address, Cache(tmp_path / "cut", limit_bytes=1 << 30), small=bucket.raw)
     assert blobs.path(SHA256).read_bytes() == DATA
     assert (blobs.tree(tree.uri, tree.sha256) / "weights").read_bytes() == b"weights"
     assert KEY in seen
