@@ -15,7 +15,7 @@ from gammabeta.errors import GammabetaError
 from gammabeta.store.blobs import open_blobs
 from worker import leaving
 from worker.children import Children
-from worker.confinement import confine
+from worker.confinement import conceal, confine
 from worker.settings import WorkerSettings, forget_environment
 from worker.supervisor import Supervisor
 
@@ -35,6 +35,7 @@ def main(children: Children | None = None) -> int:
         return EX_CONFIG
     forget_environment()
     confine()
+    conceal()
     logs.set_up(level=settings.log_level)
     if (complaint := blobs.complaint()) is not None:
         print(complaint, file=sys.stderr)

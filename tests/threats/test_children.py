@@ -13,6 +13,7 @@ import pytest
 
 from tests.test_architecture import ROOT, _reached
 from worker import children
+from worker.__main__ import main
 from worker.settings import forget_environment
 
 SECRETS = {
@@ -68,6 +69,39 @@ def test_every_child_begins_with_its_confinement() -> None:
     assert names.index("confine") < names.index("import_module")
     source = Path(children.__file__).read_text()
     assert source.count("target=") == source.count("target=run_module") == 1
+
+
+LOOKING = """
+import ctypes, os, sys
+from worker.confinement import conceal
+if os.getuid() == 0:
+    os.setgid(65534), os.setuid(65534)  # who is root reads everything
+ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # as of a program that was started so
+if sys.argv[1] == "concealed":
+    conceal()
+if os.fork() == 0:
+    try:
+        print("hunter2" in open(f"/proc/{os.getppid()}/environ").read())
+    except OSError as error:
+        print(type(error).__name__)
+    sys.stdout.flush()
+    os._exit(0)
+os.wait()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux'")
+@pytest.mark.parametrize(("worker", "seen"), [("open", "True"), ("concealed", "PermissionError")])
+def test_a_child_cannot_read_what_the_worker_was_started_with(worker: str, seen: str) -> None:
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **SECRETS}
+    command = [sys.executable, "-P", "-c", LOOKING, worker]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == seen
+
+
+def test_a_worker_conceals_itself_before_it_starts_a_child() -> None:
+    names = main.__code__.co_names
+    assert names.index("conceal") < names.index("Supervisor")
 
 
 def test_a_child_knows_no_database() -> None:
