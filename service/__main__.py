@@ -16,6 +16,7 @@ import uvicorn
 from pydantic import ValidationError
 
 from gammabeta import exposition, logs
+from gammabeta.confinement import conceal
 from gammabeta.errors import GammabetaError, NotReady
 from gammabeta.store import keys, migrations
 from gammabeta.store.blobs import open_blobs
@@ -79,6 +80,7 @@ def main() -> int:
         complaint = str(error)
     if complaint is not None:
         return _refuse(complaint)
+    conceal()
     logs.set_up(level=settings.log_level)
     try:
         _serve(settings)

@@ -13,8 +13,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 OURS = ("gammabeta", "service", "worker")
 
-GROUND = {"gammabeta.errors", "gammabeta.failpoints", "gammabeta.files", "gammabeta.logs"}
+GROUND = {"gammabeta.confinement", "gammabeta.errors", "gammabeta.failpoints", "gammabeta.files", "gammabeta.logs"}
 ALLOWED = {
+    "gammabeta.confinement": set(),
     "gammabeta.errors": set(),
     "gammabeta.exposition": {"gammabeta.logs"},
     "gammabeta.failpoints": set(),
@@ -72,7 +73,7 @@ FOREIGN = {
 
 TORCHLESS = (
     "__main__ settings supervisor slots attempts training_attempts ingestion_attempts prediction_attempts lease "
-    "children confinement publishing keeping expiring sweeping metrics gpus outbox inputs messages results ingestion "
+    "children publishing keeping expiring sweeping metrics gpus outbox inputs messages results ingestion "
     "deadlines leaving"
 ).split()
 """The supervisor, the child that reads data sets, and what they say to each other."""

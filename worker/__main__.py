@@ -11,11 +11,11 @@ from types import FrameType
 from pydantic import ValidationError
 
 from gammabeta import logs
+from gammabeta.confinement import conceal, confine
 from gammabeta.errors import GammabetaError
 from gammabeta.store.blobs import open_blobs
 from worker import leaving
 from worker.children import Children
-from worker.confinement import conceal, confine
 from worker.settings import WorkerSettings, forget_environment
 from worker.supervisor import Supervisor
 

@@ -23,7 +23,7 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from worker.confinement import confine
+from gammabeta.confinement import confine
 from worker.messages import Order, Report, decode_report, encode
 
 PRELOAD = "worker.preload"

@@ -32,6 +32,7 @@ from gammabeta.cli.options import AsJson, ListByDefault
 from gammabeta.cli.processes import Program, Programs, stop_signals
 from gammabeta.cli.settings import beside_worker, environment, from_environment
 from gammabeta.client.client import Client
+from gammabeta.confinement import conceal
 from gammabeta.errors import InvalidRequest
 from gammabeta.schemas.base import NAME_PATTERN
 from gammabeta.schemas.keys import KeyRequest
@@ -58,6 +59,7 @@ def up(
     ] = None,
 ) -> None:
     """Start the service and a worker, and keep both alive until Ctrl-C."""
+    conceal()
     settings = from_environment()
     host = host or settings.host
     port = free_port(host, settings.port if port is None else port)

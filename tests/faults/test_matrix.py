@@ -9,6 +9,8 @@ import pytest
 from tests.faults.matrix import MATRIX
 from tests.faults.rig import Place, Scenario
 
+pytestmark = pytest.mark.alone
+
 SEED = 7
 
 

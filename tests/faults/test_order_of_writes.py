@@ -15,6 +15,8 @@ import pytest
 from tests.faults.rig import Place
 from tests.integration.workshop import Worker, until
 
+pytestmark = pytest.mark.alone
+
 CALLS = "openat,write,pwrite64,fsync,fdatasync,rename"
 
 

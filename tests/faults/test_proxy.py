@@ -10,6 +10,8 @@ import pytest
 from tests.faults.proxy import Proxy, proxied
 from tests.postgres import Cluster, running_cluster
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture(scope="module")
 def own() -> Iterator[Cluster]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from multiprocessing.connection import wait
 
+from gammabeta.confinement import confine
 from worker.children import Children
-from worker.confinement import confine
 from worker.settings import forget_environment
 
 

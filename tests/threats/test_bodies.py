@@ -124,6 +124,7 @@ RANGES = [
 ]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("ranges", RANGES, ids=[each[:20] for each in RANGES])
 @pytest.mark.parametrize("path", ["/ui/app.js"])
 def test_cve_2025_62727_range(program: Watched, path: str, ranges: str) -> None:
@@ -142,6 +143,7 @@ def test_one_range_is_given(program: Watched) -> None:
     assert (answer.status_code, len(answer.content)) == (206, 10)
 
 
+@pytest.mark.alone
 def test_500_half_open_connections_hold_nobody_up(program: Watched) -> None:
     port = program.http.base_url.port or 0
     with ExitStack() as stack:

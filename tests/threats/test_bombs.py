@@ -125,6 +125,7 @@ def reader() -> Any:
         yield child
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("what", BOMBS)
 def test_zip_bomb_constant_memory(reader: Any, tmp_path: Path, what: str) -> None:
     make, format, codes = BOMBS[what]

@@ -6,14 +6,19 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
+import service.__main__
+import worker.__main__
+from gammabeta.cli import admin
+from gammabeta.store import migrations
 from tests.test_architecture import ROOT, _reached
 from worker import children
-from worker.__main__ import main
 from worker.settings import forget_environment
 
 SECRETS = {
@@ -71,9 +76,13 @@ def test_every_child_begins_with_its_confinement() -> None:
     assert source.count("target=") == source.count("target=run_module") == 1
 
 
+def _up() -> None:
+    admin.up(host=None, port=0, home=None)
+
+
 LOOKING = """
 import ctypes, os, sys
-from worker.confinement import conceal
+from gammabeta.confinement import conceal
 if os.getuid() == 0:
     os.setgid(65534), os.setuid(65534)  # who is root reads everything
 ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # as of a program that was started so
@@ -91,17 +100,38 @@ os.wait()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux'")
-@pytest.mark.parametrize(("worker", "seen"), [("open", "True"), ("concealed", "PermissionError")])
-def test_a_child_cannot_read_what_the_worker_was_started_with(worker: str, seen: str) -> None:
+@pytest.mark.parametrize(("parent", "seen"), [("open", "True"), ("concealed", "PermissionError")])
+def test_a_child_cannot_read_what_the_worker_was_started_with(parent: str, seen: str) -> None:
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **SECRETS}
-    command = [sys.executable, "-P", "-c", LOOKING, worker]
+    command = [sys.executable, "-P", "-c", LOOKING, parent]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == seen
 
 
-def test_a_worker_conceals_itself_before_it_starts_a_child() -> None:
-    names = main.__code__.co_names
-    assert names.index("conceal") < names.index("Supervisor")
+class Concealed(Exception):
+    """In the place of the real thing, which this process could not take back."""
+
+
+def concealed() -> None:
+    raise Concealed
+
+
+@pytest.mark.parametrize(
+    ("program", "start"),
+    [(worker.__main__, worker.__main__.main), (service.__main__, service.__main__.main), (admin, _up)],
+    ids=["worker", "service", "up"],
+)
+def test_each_program_conceals_itself_before_it_starts_anything(
+    program: ModuleType, start: Callable[[], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have the same environment; a child that cannot look into one would look into the next."""
+    monkeypatch.setenv("GAMMABETA_HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["program"])
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    migrations.upgrade(f"sqlite:///{tmp_path / 'gammabeta.db'}")
+    monkeypatch.setattr(program, "conceal", concealed)
+    with pytest.raises(Concealed):
+        start()
 
 
 def test_a_child_knows_no_database() -> None:

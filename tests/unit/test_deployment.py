@@ -40,7 +40,7 @@ def test_variables_are_settings_that_exist(name: str) -> None:
     assert given - known == set()
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", [*OURS, "prometheus", "grafana"])
 def test_containers_may_as_little_as_they_need(name: str) -> None:
     service = _services()[name]
     assert service["read_only"] is True
@@ -54,6 +54,13 @@ def test_the_proxy_alone_can_be_reached_and_on_loopback_alone() -> None:
     assert published["nginx"] == ["${PUBLISH:-127.0.0.1:8000}:8080"]
     assert all("127.0.0.1" in port for ports in published.values() for port in ports)
     assert "listen 8080 " in NGINX
+
+
+def test_every_variable_of_the_file_is_on_the_page() -> None:
+    asked = set(re.findall(r"(?<!\$)\$\{(\w+)", (DOCKER / "compose.yaml").read_text()))
+    page = (ROOT / "docs" / "deploy.md").read_text()
+    assert len(asked) > 5
+    assert [each for each in asked if f"`{each}`" not in page] == []
 
 
 @pytest.mark.parametrize("name", ["service", "worker"])

@@ -270,6 +270,7 @@ def revoke(service: Service, made: NewKey) -> None:
         keys.revoke(session, DEFAULT_PROJECT, made.id)
 
 
+@pytest.mark.alone
 def test_a_revoked_key_stops_within_two_seconds_on_every_replica(
     start: Callable[..., Any], tmp_path: Path, locked: Service
 ) -> None:
@@ -284,6 +285,7 @@ def test_a_revoked_key_stops_within_two_seconds_on_every_replica(
     assert time.monotonic() - revoked < 2
 
 
+@pytest.mark.alone
 def test_a_stream_ends_when_its_key_does(locked: Service) -> None:
     made = make(locked.shelf.database, Scope.READ)
     job_id = submit(locked.shelf.database)

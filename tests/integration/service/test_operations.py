@@ -74,6 +74,7 @@ def test_keys_that_were_not_read_yet_are_not_ready(start: Callable[..., Any]) ->
     assert (answer.status_code, "keys could not be read yet" in answer.json()["detail"]) == (503, True)
 
 
+@pytest.mark.alone
 def test_a_bucket_that_is_silent_keeps_no_route_from_answering(
     start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

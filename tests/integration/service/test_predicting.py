@@ -368,6 +368,7 @@ def test_what_another_replica_moved_is_loaded_before_it_is_used(moving: Service)
     eventually(lambda: predict(moving, "moving").json()["version"] == "2", seconds=2)
 
 
+@pytest.mark.alone
 def test_no_alias_is_older_than_two_seconds_however_long_loading_takes(moving: Service) -> None:
     with ThreadPoolExecutor(1) as client:
         with held_back(moving, "moving", "2"):

@@ -174,6 +174,7 @@ def test_a_store_that_is_away_is_not_ready(tmp_path: Path, bucket: Bucket, monke
     assert blobs.complaint() is None
 
 
+@pytest.mark.alone
 def test_a_store_that_is_silent_holds_nobody_up_for_what_is_small(
     tmp_path: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,9 +1,9 @@
 """What a worker and its children may never do, whatever runs in them: gain privileges, leave memory on the disk, or,
-the children, look into the worker.
+the children, look into the programs beside them, which have secrets that they have not.
 
 A process cannot take it back, and what it starts inherits it: the worker confines itself, so that no thread of a child,
 not one of a library that is imported first, is without it; and each child does again, whoever has started it. How much
-memory and time a child may take is its own affair: `ingestion.limit`.
+memory and time a child may take is its own affair.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def confine() -> None:
 
 
 def conceal() -> None:
-    """Let no other process of this user read the memory of this one, nor the environment that it was started with: it
-    has secrets that its children have not. A program that it starts is not concealed.
+    """Let no other process of this user read the memory of this one, nor the environment that it was started with. A
+    program that it starts is not concealed.
 
     Raises:
         OSError: the kernel refuses.
