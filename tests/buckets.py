@@ -9,14 +9,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import pytest
 
 BUCKET = "weights"
+Server = TypeVar("Server", bound=ThreadingHTTPServer)
 
 
 class S3:
@@ -86,8 +87,7 @@ class Refusing(ThreadingHTTPServer):
 
 
 @contextmanager
-def refusing(status: int, code: str) -> Iterator[Refusing]:
-    server = Refusing(status, code)
+def serving(server: Server) -> Iterator[Server]:
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
@@ -96,6 +96,10 @@ def refusing(status: int, code: str) -> Iterator[Refusing]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def refusing(status: int, code: str) -> AbstractContextManager[Refusing]:
+    return serving(Refusing(status, code))
 
 
 @contextmanager

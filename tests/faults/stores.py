@@ -15,7 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from random import Random
@@ -32,7 +32,7 @@ from gammabeta.store.settings import StoreSettings
 from gammabeta.store.tables import DEFAULT_PROJECT
 from service.app import create_app
 from service.settings import ServiceSettings
-from tests.buckets import running_s3
+from tests.buckets import running_s3, serving
 from tests.faults.figures import Row, seconds
 from tests.faults.rig import Place, Scenario
 from tests.faults.trials import Trials, fingerprint, not_succeeded, version_of
@@ -137,17 +137,8 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing."""
 
 
-@contextmanager
-def unsteady(endpoint: str, random: Random) -> Iterator[Unsteady]:
-    server = Unsteady(endpoint, random)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+def unsteady(endpoint: str, random: Random) -> AbstractContextManager[Unsteady]:
+    return serving(Unsteady(endpoint, random))
 
 
 @contextmanager
