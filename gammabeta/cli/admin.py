@@ -146,17 +146,20 @@ def restored() -> None:
 
     To be run before service and workers are started: what ran is queued again, and every fence goes up.
     """
-    from gammabeta.store import backups  # noqa: PLC0415
+    from gammabeta.store import backups, ownership  # noqa: PLC0415
 
     home = from_environment().folder
     with _database(home) as database:
+        blobs = _blobs(home)
         with database.write() as session:
             done = backups.restored(session)
-        lost = backups.forget_lost_checkpoints(database, _blobs(home))
+        ownership.take(database, blobs)
+        lost = backups.forget_lost_checkpoints(database, blobs)
     show.note(
         f"{done.raised:,} jobs that may run again have fences raised by {done.by:,}, so that no worker from before the "
         f"restore can publish; {done.given_back:,} of them were running. {lost:,} checkpoints whose files are not "
-        "there were forgotten. Run `gammabeta db check --deep` next, then start service and workers."
+        f"there were forgotten. {blobs.location} belongs to this database from now on, and no other removes anything "
+        "there. Run `gammabeta db check --deep` next, then start service and workers."
     )
 
 

@@ -6,7 +6,8 @@
 A worker of the world before may still be there, frozen or cut off, with an attempt that the restored database does not
 know of: its fence would be that of the next claim here. So every job that may run again has its fence raised beyond all
 that the other world can have come to. By how many millions is drawn, so that two worlds that come out of one backup do
-not share theirs.
+not share theirs. Nor may the world before remove what is stored from now on: the restored database has a new identity,
+and the store of the blobs is given to that (ownership.py).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from sqlalchemy.orm import Session
 from gammabeta.errors import NoSpace
 from gammabeta.files import Files, no_space
 from gammabeta.schemas.jobs import JobState
-from gammabeta.store import audit, jobs
+from gammabeta.store import audit, jobs, ownership
 from gammabeta.store.engine import BUSY_MS, Database
 from gammabeta.store.stored import Blobs
 from gammabeta.store.tables import CheckpointRow, EventRow, JobRow, WorkerRow, now_ms
@@ -105,8 +106,10 @@ class Restored:
 
 def restored(session: Session) -> Restored:
     """Let the jobs of a database that came out of a backup go on in it, and none of another world: what ran is queued
-    again, charged to no counter, fences go up, workers are forgotten. Once more does the same once more, and no harm.
+    again, charged to no counter, fences go up, workers are forgotten, and the database has an identity of its own. Once
+    more does the same once more, and no harm. The store of the blobs is to be given to it next: `ownership.take`.
     """
+    ownership.draw(session)
     given_back = jobs.give_all_back(session)
     by = MILLION * (1 + secrets.randbelow(MILLION))
     raised = session.execute(
