@@ -7,8 +7,8 @@
              I5 no artifact is from the future       I10 every claim ends exactly once
     blobs    I8 what a row names is there with its bytes
 
-It only reads, and may be asked while programs work: its rows are those of one moment, and what is missing from the
-blobs counts only if a row still names it after the look.
+It changes no row, and may be asked while programs work: its rows are those of one moment, and what is missing from the
+blobs counts only if a row still names it after the look. As any reader, it brings back a blob that was set aside.
 """
 
 from __future__ import annotations

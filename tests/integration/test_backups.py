@@ -169,6 +169,9 @@ def test_a_backup_is_of_one_moment_while_others_write(home: Path, url: str, run:
         for number in range(5):
             ran = run("db", "backup", str(home / f"backups/{number}.db"))
             assert (ran.code, "Copy the blobs now" in ran.err) == (0, True)
+            assert f"{number}.db has what {home / 'gammabeta.db'} had" in ran.err
+            assert " jobs and 0 versions" in ran.err
+            assert (home / f"backups/{number}.db").stat().st_mode & 0o777 == 0o600
     for number in range(5):
         with closing(sqlite3.connect(home / f"backups/{number}.db")) as copied:
             assert copied.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
@@ -216,6 +219,15 @@ def test_a_database_that_is_not_there_is_not_copied(home: Path, run: Run, monkey
     assert (ran.code, "must be there to be copied" in ran.err) == (1, True)
     assert not (home / "copy").exists()
     assert not (home / "none.db").exists()
+
+
+@pytest.mark.parametrize("kind", ["sqlite"])
+def test_a_database_without_a_schema_is_not_copied(home: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home / "empty.db").touch()
+    monkeypatch.setenv("GAMMABETA_DATABASE_URL", f"sqlite:///{home / 'empty.db'}")
+    ran = run("db", "backup", str(home / "copy"))
+    assert (ran.code, f"{home / 'empty.db'}, which has none" in ran.err) == (1, True)
+    assert list(home.glob("copy*")) == []
 
 
 @pytest.mark.parametrize("kind", ["sqlite"])
