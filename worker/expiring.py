@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from gammabeta import logs
-from gammabeta.errors import NotFound, WrongState
+from gammabeta.errors import NoSpace, NotFound, NotReady, WrongState
 from gammabeta.store import datasets, deleting, retention
 from gammabeta.store.engine import Database
 from gammabeta.store.retention import Retention
@@ -39,9 +39,18 @@ def expire(db: Database, blobs: Blobs, keep: Retention, *, limit: int = AT_ONCE)
         if deleted(db, datasets.delete, project_id, dataset_id):
             log.info("data set expired", project=project_id, dataset=dataset_id)
             gone.append(partial(blobs.delete_upload, dataset_id))
-    if gone and keeping.is_ours(db, blobs):
-        for remove in gone:
-            remove()
+    if gone:
+        _remove(db, blobs, gone)
+
+
+def _remove(db: Database, blobs: Blobs, gone: list[Callable[[], None]]) -> None:
+    """Rows need no store: one that does not answer keeps none of them, and the sweep removes the bytes later."""
+    try:
+        if keeping.is_ours(db, blobs):
+            for remove in gone:
+                remove()
+    except (NotReady, NoSpace) as error:
+        log.warning("left to the sweep", why=error.message)
 
 
 def deleted(db: Database, delete: Callable[..., None], *what: str) -> bool:
