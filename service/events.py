@@ -19,10 +19,7 @@ import anyio.to_thread
 
 from gammabeta import logs
 from gammabeta.errors import NotReady
-from gammabeta.schemas.jobs import Event, JobState
-
-TERMINAL = frozenset(state.value for state in JobState if state.terminal)
-"""The type of the last event of a job is the name of its last state."""
+from gammabeta.schemas.jobs import TERMINAL, Event
 
 Fetch: TypeAlias = Callable[[dict[str, int]], list[Event]]
 """The events of each job behind its cursor, in order, some of them at a time."""

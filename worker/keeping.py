@@ -83,6 +83,10 @@ def prune(db: Database, blobs: Blobs, claim: Claim) -> None:
 
 def drop_if_ended(db: Database, blobs: Blobs, job_id: str) -> bool:
     """Remove what only a job that goes on would need. Whether it was removed."""
+    return is_ours(db, blobs) and _drop_if_ended(db, blobs, job_id)
+
+
+def _drop_if_ended(db: Database, blobs: Blobs, job_id: str) -> bool:
     with db.write() as session:
         row = session.get(JobRow, job_id)
         if row is None or not JobState(row.state).terminal or _goes_on_if_retried(session, row):
@@ -141,12 +145,12 @@ def sweep(
     waited, or that were deleted, files that no job is going to read, blobs that no row names, and what programs that
     were killed had begun to write. `seconds`: how long nobody must have touched what no row tells of. `orphans`: look
     for blobs too, of which it takes a list. `over` is asked between two removals, and ends it."""
-    if not _is_ours(db, blobs):
+    if not is_ours(db, blobs):
         return
     for job_id in blobs.names("jobs"):
         if over():
             return
-        if not drop_if_ended(db, blobs, job_id):
+        if not _drop_if_ended(db, blobs, job_id):
             _drop_if_deleted(db, blobs, job_id, seconds=seconds)
     for upload in list(blobs.listed("uploads")):
         if over():
@@ -168,13 +172,15 @@ def _drop_if_deleted(db: Database, blobs: Blobs, job_id: str, *, seconds: float)
         blobs.delete_prefix(f"jobs/{job_id}")
 
 
-def _is_ours(db: Database, blobs: Blobs) -> bool:
+def is_ours(db: Database, blobs: Blobs) -> bool:
     """Whether the store is that of this database. Otherwise each blob in it would seem to be of use to nobody."""
     with db.read() as session:
         identity = ownership.identity(session)
     owner = blobs.owned(identity)
     if owner != identity:
-        log.error("not swept: the store belongs to another database", store=blobs.location, owner=owner, this=identity)
+        log.error(
+            "nothing removed: the store belongs to another database", store=blobs.location, owner=owner, this=identity
+        )
     return owner == identity
 
 

@@ -134,12 +134,14 @@ def check(
 def backup(target: Annotated[Path, typer.Argument(metavar="FILE", help="A file that is not there yet.")]) -> None:
     """Copy a SQLite database into a file while programs go on with it. Copy the blobs after it: docs/backup.md."""
     from gammabeta.store import backups  # noqa: PLC0415
-    from gammabeta.store.settings import StoreSettings  # noqa: PLC0415
 
     target = target.expanduser().absolute()
     with _refusals():
-        size = backups.copy(StoreSettings(home=from_environment().folder).resolved_database_url, target)
-    show.note(f"{target} has the database, {size:,} bytes. Copy the blobs now.")
+        copied = backups.copy(_address(from_environment().folder), target)
+    show.note(
+        f"{target} has what {copied.source} had: {copied.jobs:,} jobs and {copied.versions:,} versions, "
+        f"{copied.bytes:,} bytes. Copy the blobs now."
+    )
 
 
 @app.command()
@@ -148,17 +150,20 @@ def restored() -> None:
 
     To be run before service and workers are started: what ran is queued again, and every fence goes up.
     """
-    from gammabeta.store import backups  # noqa: PLC0415
+    from gammabeta.store import backups, ownership  # noqa: PLC0415
 
     home = from_environment().folder
     with _database(home) as database:
+        blobs = _blobs(home)
         with database.write() as session:
             done = backups.restored(session)
-        lost = backups.forget_lost_checkpoints(database, _blobs(home))
+        ownership.take(database, blobs)
+        lost = backups.forget_lost_checkpoints(database, blobs)
     show.note(
         f"{done.raised:,} jobs that may run again have fences raised by {done.by:,}, so that no worker from before the "
         f"restore can publish; {done.given_back:,} of them were running. {lost:,} checkpoints whose files are not "
-        "there were forgotten. Run `gammabeta db check --deep` next, then start service and workers."
+        f"there were forgotten. {blobs.location} belongs to this database from now on, and no other removes anything "
+        "there. Run `gammabeta db check --deep` next, then start service and workers."
     )
 
 
@@ -229,15 +234,29 @@ def _database(home: Path) -> Iterator[Database]:
 
 @contextmanager
 def _any_database(home: Path) -> Iterator[Database]:
-    """The database, whatever its schema."""
+    """The database, whatever its schema. SQLite would make one that is not there."""
     from gammabeta.store.engine import Database  # noqa: PLC0415
 
+    if missing := _missing_file(home):
+        raise WrongDatabase(
+            f"The database must be there. Received: none, {missing} is no file. Run `gammabeta db upgrade` to make it, "
+            "or set GAMMABETA_HOME or GAMMABETA_DATABASE_URL as the service has it."
+        )
     with _refusals():
         database = Database(_address(home))
     try:
         yield database
     finally:
         database.dispose()
+
+
+def _missing_file(home: Path) -> Path | None:
+    """Where the file of a SQLite database would lie that nobody has made yet. None: it is there, or of no file."""
+    from gammabeta.store.engine import file_of  # noqa: PLC0415
+
+    with _refusals():
+        path = file_of(_address(home))
+    return None if path is None or path.is_file() else path
 
 
 def _blobs(home: Path) -> Blobs:
@@ -251,6 +270,8 @@ def _schema(home: Path) -> dict[str, str | None]:
     """How the schema stands, for a program."""
     from gammabeta.store import migrations  # noqa: PLC0415
 
+    if _missing_file(home):
+        return {"standing": migrations.Standing.OLDER.value, "found": None, "needed": migrations.head()}
     with _any_database(home) as database:
         standing, current = migrations.standing(database), migrations.current(database)
     return {"standing": standing.value, "found": current, "needed": migrations.head()}

@@ -16,11 +16,10 @@ from pydantic import ValidationError
 from gammabeta.client.connection import Connection, parse
 from gammabeta.client.progress import display
 from gammabeta.errors import JobFailed, NotReady, ServiceFault, ServiceUnreachable, WrongState
-from gammabeta.schemas.jobs import Event, Job, Metrics
+from gammabeta.schemas.jobs import TERMINAL, Event, Job, Metrics
 
 SeenT = TypeVar("SeenT")
 
-TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
 PATIENCE = 60.0
 """Seconds that a wait goes on while no service answers."""
 MAX_PAUSE = 0.5

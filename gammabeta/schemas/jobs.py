@@ -49,6 +49,9 @@ class JobState(StrEnum):
         return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
 
 
+TERMINAL = frozenset(state.value for state in JobState if state.terminal)
+"""The event that ends a job has the name of its last state as its type."""
+
 JobStatus: TypeAlias = Literal[
     "queued", "running", "paused", "succeeded", "failed", "cancelled", "cancelling", "retrying"
 ]

@@ -7,8 +7,8 @@
              I5 no artifact is from the future       I10 every claim ends exactly once
     blobs    I8 what a row names is there with its bytes
 
-It only reads, and may be asked while programs work: its rows are those of one moment, and what is missing from the
-blobs counts only if a row still names it after the look.
+It changes no row, and may be asked while programs work: its rows are those of one moment, and what is missing from the
+blobs counts only if a row still names it after the look. As any reader, it brings back a blob that was set aside.
 """
 
 from __future__ import annotations
@@ -26,12 +26,11 @@ from gammabeta.schemas.jobs import JobState, Lane
 from gammabeta.store import models, references
 from gammabeta.store.deleting import DELETED
 from gammabeta.store.engine import Database
-from gammabeta.store.jobs import INGEST, MAX_PAUSE_MS, RESTORED, TRAIN
+from gammabeta.store.jobs import ENDED, INGEST, LIVE, MAX_PAUSE_MS, RESTORED, TRAIN
 from gammabeta.store.references import Named
 from gammabeta.store.stored import MANIFEST, Blobs, incomplete
 from gammabeta.store.tables import CheckpointRow, DatasetRow, EventRow, JobRow, ModelRow, VersionRow, now_ms
 
-TERMINAL = [state.value for state in JobState if state.terminal]
 LONGEST_PAUSE_MS = round(1.2 * MAX_PAUSE_MS)
 """Before an attempt, with what is drawn on top."""
 AT_ONCE = 1_000
@@ -178,8 +177,8 @@ def _order(job: Row[Any], events: list[Row[Any]]) -> _Found:
         if event.type == "succeeded" and cancelling:
             yield "I6", "succeeded after a cancel was accepted"
         cancelling = cancelling or event.type == "cancel_requested"
-        ended = event.type if event.type in TERMINAL else ended
-    if (ended or "") != (job.state if job.state in TERMINAL else ""):
+        ended = event.type if event.type in ENDED else ended
+    if (ended or "") != (job.state if job.state in ENDED else ""):
         yield "I4", f"the last event says {ended}, the job {job.state}"
 
 
@@ -215,8 +214,8 @@ def _stuck(session: Session) -> _Found:
 def _validating(session: Session) -> _Found:
     """Data sets that wait for an ingestion which has ended."""
     over, other = aliased(JobRow), aliased(JobRow)
-    ended = and_(over.dataset_id == DatasetRow.id, over.kind == INGEST, over.state.in_(TERMINAL))
-    live = and_(other.dataset_id == DatasetRow.id, other.kind == INGEST, other.state.not_in(TERMINAL))
+    ended = and_(over.dataset_id == DatasetRow.id, over.kind == INGEST, over.state.in_(ENDED))
+    live = and_(other.dataset_id == DatasetRow.id, other.kind == INGEST, other.state.in_(LIVE))
     query = select(DatasetRow.id).where(DatasetRow.state == "validating", exists().where(ended), ~exists().where(live))
     for dataset_id in session.scalars(query):
         yield "I7", f"the data set {dataset_id} is validating, and its ingestion has ended"
@@ -282,7 +281,7 @@ class _Wanted:
 
 
 def _wanted(session: Session) -> _Wanted:
-    live = (JobRow.kind == INGEST, JobRow.state.not_in(TERMINAL), JobRow.dataset_id.is_not(None))
+    live = (JobRow.kind == INGEST, JobRow.state.in_(LIVE), JobRow.dataset_id.is_not(None))
     return _Wanted(
         blobs=tuple({each.sha256: each for each in references.named(session)}.values()),
         checkpoints=tuple(session.scalars(select(CheckpointRow))),

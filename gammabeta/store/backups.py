@@ -6,7 +6,8 @@
 A worker of the world before may still be there, frozen or cut off, with an attempt that the restored database does not
 know of: its fence would be that of the next claim here. So every job that may run again has its fence raised beyond all
 that the other world can have come to. By how many millions is drawn, so that two worlds that come out of one backup do
-not share theirs.
+not share theirs. Nor may the world before remove what is stored from now on: the restored database has a new identity,
+and the store of the blobs is given to that (ownership.py).
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import delete, insert, literal, make_url, select, update
+from sqlalchemy import delete, insert, literal, select, update
 from sqlalchemy.orm import Session
 
 from gammabeta.errors import NoSpace
 from gammabeta.files import Files, no_space
 from gammabeta.schemas.jobs import JobState
-from gammabeta.store import audit, jobs
-from gammabeta.store.engine import BUSY_MS, Database
+from gammabeta.store import audit, jobs, ownership
+from gammabeta.store.engine import BUSY_MS, Database, file_of
 from gammabeta.store.stored import Blobs
 from gammabeta.store.tables import CheckpointRow, EventRow, JobRow, WorkerRow, now_ms
 
@@ -34,12 +35,22 @@ MILLION = 1_000_000
 _NO_ROOM = "There is no room for the backup in {folder}. Free some, or choose another folder."
 
 
-def copy(url: str, target: Path) -> int:
-    """Copy a SQLite database into a new file, as it is at one moment; programs go on with it. Its bytes, which are on
-    the disk, and sound.
+@dataclass(frozen=True, kw_only=True)
+class Copied:
+    """What a copy has."""
+
+    source: Path
+    bytes: int
+    jobs: int
+    versions: int
+
+
+def copy(url: str, target: Path) -> Copied:
+    """Copy a SQLite database into a new file, as it is at one moment; programs go on with it. The copy is on the disk,
+    sound, and readable to its owner alone: it has whatever the database knows.
 
     Raises:
-        ValueError: it is no SQLite database that is there, or the file exists.
+        ValueError: it is no SQLite database that is there, it has no schema, or the file exists.
         RuntimeError: the copy is not sound, since the database is not.
         NoSpace.
     """
@@ -51,24 +62,25 @@ def copy(url: str, target: Path) -> int:
     with no_space(_NO_ROOM.format(folder=target.parent)):
         files.make_folders(target.parent)
         try:
+            partial.touch(mode=0o600)
             _copy(source, partial)
+            counted = _counted(source, partial)
             with partial.open("r+b") as written:
                 files.sync(written)
             files.rename(partial, target)
             files.sync_folder(target.parent)
         finally:
             files.remove(partial)
-    return target.stat().st_size
+    return Copied(source=source, bytes=target.stat().st_size, jobs=counted[0], versions=counted[1])
 
 
 def _file(url: str) -> Path:
-    parsed = make_url(url)
-    if parsed.get_backend_name() != "sqlite":
+    path = file_of(url)
+    if path is None:
         raise ValueError(
             "The database must be a SQLite one to be copied by this command. That of PostgreSQL is by its own: "
             "pg_dump --format=custom --file=FILE ADDRESS; see docs/backup.md."
         )
-    path = Path(parsed.database or "").absolute()
     if not path.is_file():
         raise ValueError(f"The database must be there to be copied. Received: {path}, which is no file.")
     return path
@@ -88,6 +100,18 @@ def _copy(source: Path, target: Path) -> None:
         raise RuntimeError(f"The database must be sound to be copied. SQLite says: {said}. Nothing was kept.")
 
 
+def _counted(source: Path, copied: Path) -> tuple[int, int]:
+    """The jobs and versions of a copy. One without a schema is of a wrong file: it would be restored in vain."""
+    with closing(_opened(copied)) as reader:
+        if reader.execute("SELECT 1 FROM sqlite_master WHERE name = 'jobs'").fetchone() is None:
+            raise ValueError(
+                f"The database must have a schema to be copied. Received: {source}, which has none. Set GAMMABETA_HOME "
+                "or GAMMABETA_DATABASE_URL as the service has it."
+            )
+        ((jobs, versions),) = reader.execute("SELECT (SELECT count(*) FROM jobs), (SELECT count(*) FROM versions)")
+    return jobs, versions
+
+
 def _opened(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(path, timeout=BUSY_MS / 1_000, isolation_level=None)
 
@@ -105,8 +129,10 @@ class Restored:
 
 def restored(session: Session) -> Restored:
     """Let the jobs of a database that came out of a backup go on in it, and none of another world: what ran is queued
-    again, charged to no counter, fences go up, workers are forgotten. Once more does the same once more, and no harm.
+    again, charged to no counter, fences go up, workers are forgotten, and the database has an identity of its own. Once
+    more does the same once more, and no harm. The store of the blobs is to be given to it next: `ownership.take`.
     """
+    ownership.draw(session)
     given_back = jobs.give_all_back(session)
     by = MILLION * (1 + secrets.randbelow(MILLION))
     raised = session.execute(

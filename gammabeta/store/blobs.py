@@ -116,10 +116,13 @@ class FolderBlobs(Blobs):
     def owned(self, owner: str) -> str:
         path = self._inside(OWNER)
         if not path.is_file():
-            with self._temporary() as folder:
-                self.files.write(folder / "file", owner.encode())
-                self._publish(folder / "file", path)
+            self.give(owner)
         return path.read_text()
+
+    def give(self, owner: str) -> None:
+        with self._temporary() as folder:
+            self.files.write(folder / "file", owner.encode())
+            self._publish(folder / "file", self._inside(OWNER))
 
     def names(self, prefix: str) -> list[str]:
         return sorted(path.name for path in self._inside(prefix).glob("*"))

@@ -58,8 +58,7 @@ class Database:
     ) -> None:
         self.url = url
         parsed = _checked(url)
-        if parsed.get_backend_name() == "sqlite":
-            file = Path(parsed.database or "").absolute()
+        if file := file_of(url):
             file.parent.mkdir(parents=True, exist_ok=True)
             filesystems.check(file, filesystem)
             self._writer = _sqlite(parsed, writes=True, clock=clock or _system_clock)
@@ -134,6 +133,16 @@ class Database:
         """Close all connections."""
         self._reader.dispose()
         self._writer.dispose()
+
+
+def file_of(url: str) -> Path | None:
+    """Where the file of a SQLite database lies, which may not be there. None: the address is of another database.
+
+    Raises:
+        ValueError: it is of none that can be used.
+    """
+    parsed = _checked(url)
+    return Path(parsed.database or "").absolute() if parsed.get_backend_name() == "sqlite" else None
 
 
 def _checked(url: str) -> sa.URL:

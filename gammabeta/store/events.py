@@ -1,6 +1,7 @@
 """What happened to jobs, and what they measured.
 
-A type of event that is the name of a terminal state is the last one of its job. The event that ends an attempt carries
+A type of event that is the name of a terminal state ends the job. Behind it there are events only of one that was
+retried, and `restored`, of a database that came out of a backup. The event that ends an attempt carries
 `data.outcome`: success, failure, loss, drain, pause or cancel. An attempt that goes on from a checkpoint says so with
 an event `resumed` and `data.step`: that is where readers cut what older attempts wrote.
 """

@@ -70,10 +70,11 @@ def peek(session: Session, project_id: str, owner_id: str, key: str, request_has
     return None if row is None else _stored(row, request_hash)
 
 
-def is_answered(session: Session, project_id: str, owner_id: str, key: str) -> bool:
-    """Whether a request under this key was answered, be it the same or another."""
+def is_answered(session: Session, project_id: str, owner_id: str, key: str, *, prefix: str) -> bool:
+    """Whether a request under this key was answered, be it the same or another, with a thing whose id has this prefix:
+    `ds` of an upload."""
     row = session.execute(_READ, _keyed(project_id, owner_id, key)).one_or_none()
-    return row is not None and row.status is not None
+    return row is not None and str((row.body or {}).get("id")).startswith(f"{prefix}_")
 
 
 def _stored(row: Row[Any, Any, Any], request_hash: str) -> Stored | None:

@@ -182,8 +182,11 @@ class ObjectBlobs(Blobs):
     def owned(self, owner: str) -> str:
         with self._answering("get"), contextlib.suppress(FileNotFoundError):
             return bytes(obstore.get(self._small, OWNER).bytes()).decode()
-        self._put(OWNER, owner.encode())
+        self.give(owner)
         return owner
+
+    def give(self, owner: str) -> None:
+        self._put(OWNER, owner.encode())
 
     def names(self, prefix: str) -> list[str]:
         with self._answering("list"):

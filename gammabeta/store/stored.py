@@ -187,6 +187,14 @@ class Blobs(ABC):
         """Whose the store is. One that is nobody's, as those of earlier versions are, is this owner's from now on."""
 
     @abstractmethod
+    def give(self, owner: str) -> None:
+        """Make the store this owner's, whoever had it before.
+
+        Raises:
+            NoSpace.
+        """
+
+    @abstractmethod
     def names(self, prefix: str) -> list[str]:
         """What lies directly under a prefix, for instance `jobs`, in order."""
 

@@ -179,9 +179,9 @@ def delete_dataset(dataset: Named, context: Ctx, caller: By) -> None:
 
 
 def _room(context: Context, caller: Caller, key: str | None) -> Room | None:
-    """None too for an upload that was answered before: it is answered again."""
+    """None too under the key of an upload that was answered before: it is answered again."""
     with context.database.read() as session:
-        if key is not None and idempotency.is_answered(session, caller.project_id, caller.owner_id, key):
+        if key is not None and idempotency.is_answered(session, caller.project_id, caller.owner_id, key, prefix="ds"):
             return None
         return context.settings.storage_limit.room(session, caller.project_id)
 

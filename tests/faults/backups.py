@@ -24,7 +24,7 @@ from psycopg import sql
 
 from gammabeta.failpoints import Failpoint
 from gammabeta.schemas.jobs import JobState
-from gammabeta.store import audit, backups, migrations
+from gammabeta.store import audit, backups, migrations, ownership
 from tests.faults.figures import Row, seconds
 from tests.faults.rig import Place, Scenario
 from tests.faults.traps import Traps
@@ -77,6 +77,7 @@ class World:
             shutil.copytree(self.copies / "blobs", self.shop.home / "blobs")
         with self.shop.db.write() as session:
             backups.restored(session)
+        ownership.take(self.shop.db, self.shop.blobs)
         backups.forget_lost_checkpoints(self.shop.db, self.shop.blobs)
 
 

@@ -230,11 +230,22 @@ def test_the_json_says_what_was_looked_at_and_which_schema_is_needed(filled: Fil
 def test_a_database_without_a_schema_is_told_which_it_needs(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (tmp_path / "bare.db").touch()
     monkeypatch.setenv("GAMMABETA_DATABASE_URL", f"sqlite:///{tmp_path / 'bare.db'}")
     ran = run("db", "check", "--json")
     assert (ran.code, json.loads(ran.out)["schema"]["standing"]) == (1, "older")
     assert "this version needs the schema" in ran.err
     assert "Received: none" in ran.err
+
+
+def test_a_database_that_is_not_there_is_not_made_by_who_asks(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GAMMABETA_HOME", str(tmp_path / "home"))
+    ran = run("db", "check", "--json")
+    assert (ran.code, json.loads(ran.out)["schema"]["found"]) == (1, None)
+    assert f"{tmp_path / 'home/gammabeta.db'} is no file" in ran.err
+    assert not (tmp_path / "home").exists()
 
 
 def test_a_database_that_does_not_answer_ends_the_check_with_3(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,13 +10,17 @@ from pathlib import Path
 import pytest
 
 from gammabeta.schemas.jobs import JobState
-from gammabeta.store import backups, checkpoints, events, jobs, publishing, workers
+from gammabeta.store import backups, checkpoints, events, jobs, ownership, publishing, workers
 from gammabeta.store.blobs import FolderBlobs
 from gammabeta.store.engine import Database
 from gammabeta.store.jobs import Outcome
+from gammabeta.store.retention import DAY_MS, Retention
+from gammabeta.store.stored import ASIDE
 from gammabeta.store.tables import DEFAULT_PROJECT, JobRow
+from tests.integration.databases import Clock
 from tests.integration.samples import TTL, attempt, claim, claimed, publication, submit
 from tests.unit.cli.conftest import Run, run
+from worker import expiring, keeping
 
 __all__ = ["run"]
 
@@ -104,6 +108,45 @@ def test_a_job_that_had_failed_is_retried_after_a_restore(db: Database) -> None:
         assert publishing.publish_version(session, **attempt(again), publication=publication()) == "1"
 
 
+def test_each_restored_database_is_another_one(db: Database) -> None:
+    seen = set()
+    for _ in range(4):
+        with db.read() as session:
+            seen.add(ownership.identity(session))
+        restored(db)
+    assert len(seen) == 4
+
+
+@pytest.mark.parametrize("kind", ["sqlite"])
+def test_the_world_before_removes_nothing_that_the_restored_one_has_stored(
+    db: Database, clock: Clock, tmp_path: Path
+) -> None:
+    blobs, before = FolderBlobs(tmp_path / "blobs"), db
+    held = claimed(before)
+    with before.write() as session:
+        jobs.stop(session, **attempt(held), outcome=Outcome.FAILURE)
+    keeping.sweep(before, blobs)  # whose the store is from now on
+    backups.copy(before.url, tmp_path / "restored.db")
+    after = Database(f"sqlite:///{tmp_path / 'restored.db'}", clock=clock)
+    restored(after)
+    ownership.take(after, blobs)
+    (tmp_path / "new").write_text("weights")
+    sha256, _ = blobs.put_file(tmp_path / "new")
+    upload, tree = blobs.upload_path("ds_new"), blobs.root / f"jobs/{held.job_id}/f000001/ckpt-1"
+    upload.write_bytes(b"rows")
+    tree.mkdir(parents=True)
+    clock.advance(2 * DAY_MS)
+    assert not keeping.drop_if_ended(before, blobs, held.job_id)
+    keeping.sweep(before, blobs, seconds=-60)
+    expiring.expire(before, blobs, Retention(jobs_days=1))
+    assert [kept.name for kept in blobs.listed("sha256")] == [sha256]
+    assert (upload.exists(), tree.exists()) == (True, True)
+    keeping.sweep(after, blobs, seconds=-60)
+    assert [kept.folder for kept in blobs.listed(ASIDE)] == [sha256]
+    assert (upload.exists(), tree.exists()) == (False, False)
+    after.dispose()
+
+
 def test_checkpoints_that_the_backup_lacks_are_forgotten(db: Database, tmp_path: Path) -> None:
     blobs, held = FolderBlobs(tmp_path / "blobs"), claimed(db)
     (tmp_path / "made").mkdir()
@@ -126,6 +169,9 @@ def test_a_backup_is_of_one_moment_while_others_write(home: Path, url: str, run:
         for number in range(5):
             ran = run("db", "backup", str(home / f"backups/{number}.db"))
             assert (ran.code, "Copy the blobs now" in ran.err) == (0, True)
+            assert f"{number}.db has what {home / 'gammabeta.db'} had" in ran.err
+            assert " jobs and 0 versions" in ran.err
+            assert (home / f"backups/{number}.db").stat().st_mode & 0o777 == 0o600
     for number in range(5):
         with closing(sqlite3.connect(home / f"backups/{number}.db")) as copied:
             assert copied.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
@@ -176,6 +222,15 @@ def test_a_database_that_is_not_there_is_not_copied(home: Path, run: Run, monkey
 
 
 @pytest.mark.parametrize("kind", ["sqlite"])
+def test_a_database_without_a_schema_is_not_copied(home: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home / "empty.db").touch()
+    monkeypatch.setenv("GAMMABETA_DATABASE_URL", f"sqlite:///{home / 'empty.db'}")
+    ran = run("db", "backup", str(home / "copy"))
+    assert (ran.code, f"{home / 'empty.db'}, which has none" in ran.err) == (1, True)
+    assert list(home.glob("copy*")) == []
+
+
+@pytest.mark.parametrize("kind", ["sqlite"])
 def test_a_damaged_database_is_told_of_instead_of_being_copied(home: Path, url: str, run: Run) -> None:
     for _ in range(200):
         submit(db := Database(url))
@@ -204,4 +259,8 @@ def test_the_command_says_what_it_did(home: Path, url: str, run: Run) -> None:
     assert ran.code == 0
     assert "1 jobs that may run again" in ran.err
     assert "1 of them were running" in ran.err
+    db = Database(url)
+    with db.read() as session:
+        assert (home / "blobs/owner").read_text() == ownership.identity(session)
+    db.dispose()
     assert run("db", "check").code == 0

@@ -48,6 +48,17 @@ def test_keys_belong_to_their_owner(db: Database) -> None:
     assert post(db, key="1") != post(db, key="2")
 
 
+def test_the_answer_to_a_submission_is_none_to_an_upload(db: Database) -> None:
+    post(db)
+    with db.read() as session:
+        asked = {
+            prefix: idempotency.is_answered(session, DEFAULT_PROJECT, "anonymous", "k", prefix=prefix)
+            for prefix in ("job", "ds")
+        }
+        assert not idempotency.is_answered(session, DEFAULT_PROJECT, "anonymous", "other", prefix="job")
+    assert asked == {"job": True, "ds": False}
+
+
 def test_a_request_that_failed_leaves_its_key_free(db: Database) -> None:
     with pytest.raises(RuntimeError), db.write() as session:  # noqa: PT012
         assert idempotency.find(session, DEFAULT_PROJECT, "anonymous", "k", "h") is None

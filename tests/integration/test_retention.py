@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gammabeta.errors import JobNotFound
+from gammabeta.errors import JobNotFound, NotReady
 from gammabeta.schemas.jobs import JobState
 from gammabeta.store import datasets, deleting, jobs, listing, models, retention
 from gammabeta.store.blobs import FolderBlobs
@@ -188,6 +188,23 @@ def test_a_job_that_expires_takes_its_checkpoints_with_it(
     assert blobs.names("jobs") == [held.job_id]
     expiring.expire(db, blobs, Retention(jobs_days=1))
     assert (blobs.names("jobs"), job_ids(db)) == ([], set())
+
+
+class Away(FolderBlobs):
+    """A store that removes nothing now."""
+
+    def delete_prefix(self, prefix: str) -> None:
+        raise NotReady(f"{prefix} cannot be removed")
+
+
+def test_data_sets_expire_although_the_store_does_not_remove_what_is_of_jobs(
+    db: Database, clock: Clock, tmp_path: Path
+) -> None:
+    failed(db, dataset_id=ready(db))
+    failed(db)
+    clock.advance(2 * DAY_MS)
+    expiring.expire(db, Away(tmp_path / "blobs"), Retention(jobs_days=1, datasets_days=1))
+    assert (job_ids(db), dataset_ids(db)) == (set(), set())
 
 
 def test_a_model_is_trained_on_while_its_versions_expire(db: Database, blobs: FolderBlobs) -> None:

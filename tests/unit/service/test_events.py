@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from gammabeta.errors import NotReady
-from gammabeta.schemas.jobs import Event
-from service.events import TERMINAL, Tailer, stream
+from gammabeta.schemas.jobs import TERMINAL, Event
+from service.events import Tailer, stream
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 EVERY = 0.002
