@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,14 @@ from obstore.store import from_url
 from gammabeta.store.blobs import FolderBlobs
 from gammabeta.store.caches import Cache
 from gammabeta.store.objects import ObjectBlobs, open_objects
-from gammabeta.store.stored import Blobs
+from gammabeta.store.stored import Blobs, key_of
 from tests.buckets import S3, s3
 
 __all__ = ["bucket", "s3", "store"]
+
+DATA = bytes(range(256)) * 9_000
+SHA256 = hashlib.sha256(DATA).hexdigest()
+KEY = key_of(SHA256)
 
 
 class Folder:
@@ -79,3 +84,19 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Folder | Bucket:
         "bucket": lambda: request.getfixturevalue("bucket"),
     }
     return makers[request.param]()
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "source"
+    path.write_bytes(DATA)
+    return path
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    (folder / "weights.safetensors").write_bytes(b"weights")
+    (folder / "training.json").write_bytes(b"{}")
+    return folder

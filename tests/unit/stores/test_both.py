@@ -2,36 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import pytest
 
 from gammabeta.errors import ArtifactCorrupt
-from gammabeta.store.stored import Blobs, key_of
-from tests.unit.stores.conftest import Bucket, Folder
+from gammabeta.store.stored import Blobs
+from tests.unit.stores.conftest import DATA, KEY, SHA256, Bucket, Folder
 
 Store = Folder | Bucket
-DATA = bytes(range(256)) * 9_000
-SHA256 = hashlib.sha256(DATA).hexdigest()
-KEY = key_of(SHA256)
 PREFIX = "jobs/job_1/f000001/ckpt-100"
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    path = tmp_path / "source"
-    path.write_bytes(DATA)
-    return path
-
-
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
-    folder = tmp_path / "checkpoint"
-    folder.mkdir()
-    (folder / "weights.safetensors").write_bytes(b"weights")
-    (folder / "training.json").write_bytes(b"{}")
-    return folder
 
 
 def uploaded(blobs: Blobs, dataset_id: str, data: bytes) -> None:

@@ -21,10 +21,8 @@ from gammabeta.store.objects import SMALL_SECONDS, ObjectBlobs, open_objects
 from gammabeta.store.settings import StoreSettings
 from gammabeta.store.stored import key_of
 from tests.buckets import refusing, silent
-from tests.unit.stores.conftest import Bucket
-from tests.unit.stores.test_both import DATA, KEY, SHA256, checkpoint, source, uploaded
-
-__all__ = ["checkpoint", "source"]
+from tests.unit.stores.conftest import DATA, KEY, SHA256, Bucket
+from tests.unit.stores.test_both import uploaded
 
 
 class Stopping(ObjectBlobs):

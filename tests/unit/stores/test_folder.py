@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import subprocess
 import sys
@@ -16,30 +15,12 @@ from gammabeta.errors import ArtifactCorrupt, NotSupported
 from gammabeta.files import Files
 from gammabeta.store.blobs import FolderBlobs, open_blobs
 from gammabeta.store.settings import StoreSettings
-
-DATA = bytes(range(256)) * 9_000
-SHA256 = hashlib.sha256(DATA).hexdigest()
+from tests.unit.stores.conftest import DATA, SHA256
 
 
 @pytest.fixture
 def blobs(tmp_path: Path) -> FolderBlobs:
     return FolderBlobs(tmp_path / "blobs")
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    path = tmp_path / "source"
-    path.write_bytes(DATA)
-    return path
-
-
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
-    folder = tmp_path / "checkpoint"
-    folder.mkdir()
-    (folder / "weights.safetensors").write_bytes(b"weights")
-    (folder / "training.json").write_bytes(b"{}")
-    return folder
 
 
 def leftovers(blobs: FolderBlobs) -> list[Path]:
