@@ -24,7 +24,7 @@ GUARDED = frozenset({401, 503})
 OF_BODY = frozenset({408, 413, 415, 422})
 OF_CHANGE = frozenset({409, 507})
 QUEUED = frozenset({404, 429})
-"""What it names is not there; the queue is full."""
+"""What it names is not there; the queue is full, or one key submits too often."""
 LOADING = frozenset({507})
 """The disk is full on which files of a bucket are kept."""
 WAITING = LOADING | {429}
@@ -34,6 +34,7 @@ MORE: Mapping[str, Collection[int]] = {
     "upload_dataset": QUEUED,
     "preview_dataset": LOADING | {409},
     "submit_job": QUEUED,
+    "retry_job": (429,),
     "predict": WAITING | {406},
     "infer": WAITING,
     "infer_of_version": WAITING,
@@ -56,9 +57,9 @@ MEANINGS: Mapping[int, str] = {
     413: "The body is too large.",
     415: "The body is of a media type that is not read here.",
     422: "It can be read, and a field is wrong: `errors` names each.",
-    429: "Too many wait already.",
+    429: "Too many wait already, or one key asks too often.",
     503: "Something that is needed does not answer, or cannot be used.",
-    507: "The disk is full.",
+    507: "The disk is full, or the project has as many bytes as it may.",
 }
 RETRY_AFTER = {
     "Retry-After": {

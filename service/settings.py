@@ -41,8 +41,8 @@ class ServiceSettings(StoreSettings):
     """The same for the jobs of one key, or of all keys of one owner."""
     submits_per_second: float | None = Field(default=None, gt=0, le=100_000)
     """How often one key, or all keys of one owner, may submit or retry jobs and send files, on average; ten seconds'
-    worth may come at once. More is refused with 429. Each process of the service counts for itself. By default any
-    number."""
+    worth may come at once; dry runs and what is sent again count. More is refused with 429. Each process of the service
+    counts for itself. By default any number."""
     max_job_memory_bytes: int = Field(default=64 * 1024**3, gt=0)
     """The most memory that a job may need, as the dry run estimates it."""
     project_bytes: int = Field(default=0, ge=0)

@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi.routing import APIRoute, iter_route_contexts
 from jsonschema import Draft202012Validator
 
-from service import failures, links
+from service import failures, links, throttle
 from service.__main__ import described
+from service.app import create_app
+from service.settings import ServiceSettings
 
 SNAPSHOT = Path(__file__).parents[3] / "docs" / "openapi.json"
 
@@ -63,6 +66,17 @@ def test_failures_are_said_in_the_form_of_their_protocol(document: dict[str, Any
 def test_what_says_a_status_by_hand_is_there(document: dict[str, Any]) -> None:
     names = {operation["operationId"] for path in document["paths"].values() for operation in path.values()}
     assert names >= failures.MORE.keys() | links.SOURCES.keys()
+
+
+def test_whoever_may_be_told_to_ask_less_often_is_told_so_before(document: dict[str, Any]) -> None:
+    operations = {each["operationId"]: each for path in document["paths"].values() for each in path.values()}
+    paced = {
+        route.name
+        for route in iter_route_contexts(create_app(ServiceSettings()).api.routes)
+        if isinstance(route.original_route, APIRoute) and throttle.PACED in route.original_route.dependencies
+    }
+    assert len(paced) == 3
+    assert [name for name in paced if "429" not in operations[name]["responses"]] == []
 
 
 def test_links_lead_to_what_takes_the_id_that_an_answer_names(document: dict[str, Any]) -> None:
