@@ -278,7 +278,7 @@ def _schema(home: Path) -> dict[str, str | None]:
 
 
 def _looked_at(found: Report, *, deep: bool) -> str:
-    how = "read, every byte" if deep else "there, with their sizes"
+    how = "there, every byte as it was stored" if deep else "there, with their sizes"
     return (
         f"Looked at: {found.jobs:,} jobs with their events, {found.versions:,} versions with their batch-norm states; "
         f"{found.blobs:,} blobs and {found.checkpoints:,} checkpoints that they name, whether they are {how}. "

@@ -23,7 +23,7 @@ SQLITE, POSTGRESQL, PLACE_SQLITE, PLACE_POSTGRESQL = (
     [line.strip() for line in block.strip().splitlines()]
     for block in re.findall(r"```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)
 )
-BLOBS, (ENTER, *_, PLACE_BLOBS) = SQLITE[1:], PLACE_SQLITE
+BLOBS, (ENTER, *_, PLACE_BLOBS) = [SQLITE[0], *SQLITE[2:]], PLACE_SQLITE
 BACKUP = {"sqlite": SQLITE, "postgresql": POSTGRESQL + BLOBS}
 RESTORE = {"sqlite": PLACE_SQLITE, "postgresql": [ENTER, *PLACE_POSTGRESQL, PLACE_BLOBS]}
 

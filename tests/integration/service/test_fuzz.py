@@ -19,7 +19,6 @@ from tests.fuzzing.place import NAME
 from tests.integration.service.conftest import Service, eventually
 from tests.integration.service.test_keys import DOCUMENT, code, make
 
-
 SEED = 6
 OPERATIONS = {f"{method.upper()} {path}" for path, each in DOCUMENT["paths"].items() for method in each}
 
