@@ -11,7 +11,7 @@ from gammabeta.schemas.jobs import JobState
 from gammabeta.store import datasets, deleting, jobs, listing, models, retention
 from gammabeta.store.blobs import FolderBlobs
 from gammabeta.store.engine import Database
-from gammabeta.store.jobs import Outcome
+from gammabeta.store.jobs import Claim, Outcome
 from gammabeta.store.retention import DAY_MS, Retention
 from gammabeta.store.tables import DEFAULT_PROJECT
 from tests.integration.databases import Clock
@@ -156,7 +156,7 @@ def test_what_has_come_into_use_since_it_was_looked_for_stays(db: Database, cloc
         assert jobs.get(session, DEFAULT_PROJECT, job_id).state == JobState.QUEUED
 
 
-def test_what_lies_under_a_deleted_job_goes(db: Database, blobs: FolderBlobs, tmp_path: Path) -> None:
+def failed_with_a_checkpoint(db: Database, blobs: FolderBlobs, tmp_path: Path) -> Claim:
     held, folder = claimed(db), tmp_path / "ckpt"
     folder.mkdir()
     (folder / "weights").write_bytes(b"1")
@@ -164,6 +164,12 @@ def test_what_lies_under_a_deleted_job_goes(db: Database, blobs: FolderBlobs, tm
         assert keeping.store(blobs, held, folder, step=1, lease_ms=TTL)(session)
     with db.write() as session:
         jobs.stop(session, **attempt(held), outcome=Outcome.FAILURE, reason="deadline_exceeded")
+    return held
+
+
+def test_what_lies_under_a_deleted_job_goes(db: Database, blobs: FolderBlobs, tmp_path: Path) -> None:
+    held = failed_with_a_checkpoint(db, blobs, tmp_path)
+    with db.write() as session:
         deleting.delete_job(session, DEFAULT_PROJECT, held.job_id)
     with pytest.raises(JobNotFound), db.read() as session:
         jobs.get(session, DEFAULT_PROJECT, held.job_id)
@@ -176,13 +182,7 @@ def test_what_lies_under_a_deleted_job_goes(db: Database, blobs: FolderBlobs, tm
 def test_a_job_that_expires_takes_its_checkpoints_with_it(
     db: Database, blobs: FolderBlobs, clock: Clock, tmp_path: Path
 ) -> None:
-    held, folder = claimed(db), tmp_path / "ckpt"
-    folder.mkdir()
-    (folder / "weights").write_bytes(b"1")
-    with db.write() as session:
-        assert keeping.store(blobs, held, folder, step=1, lease_ms=TTL)(session)
-    with db.write() as session:
-        jobs.stop(session, **attempt(held), outcome=Outcome.FAILURE, reason="deadline_exceeded")
+    held = failed_with_a_checkpoint(db, blobs, tmp_path)
     clock.advance(2 * DAY_MS)
     keeping.sweep(db, blobs, seconds=-60)
     assert blobs.names("jobs") == [held.job_id]
